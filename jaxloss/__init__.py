@@ -1,0 +1,37 @@
+"""The torch.nn losses for JAX: one loss per example, right at the awkward points.
+
+`jaxloss.functional` has torch.nn.functional's names and conventions, `jaxloss.nnx` and
+`jaxloss.linen` have torch.nn's classes as Flax modules.
+"""
+
+from jaxloss._reduction import reduce as reduce
+from jaxloss.core.binary import binary_cross_entropy as binary_cross_entropy
+from jaxloss.core.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
+from jaxloss.core.binary import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
+from jaxloss.core.binary import soft_margin_loss as soft_margin_loss
+from jaxloss.core.cross_entropy import softmax_cross_entropy as softmax_cross_entropy
+from jaxloss.core.cross_entropy import (
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+)
+from jaxloss.core.embedding import cosine_embedding_loss as cosine_embedding_loss
+from jaxloss.core.embedding import cosine_similarity as cosine_similarity
+from jaxloss.core.embedding import pairwise_distance as pairwise_distance
+from jaxloss.core.embedding import triplet_margin_loss as triplet_margin_loss
+from jaxloss.core.embedding import (
+    triplet_margin_with_distance_loss as triplet_margin_with_distance_loss,
+)
+from jaxloss.core.likelihood import gaussian_nll_loss as gaussian_nll_loss
+from jaxloss.core.likelihood import kl_divergence as kl_divergence
+from jaxloss.core.likelihood import kl_divergence_with_log_targets as kl_divergence_with_log_targets
+from jaxloss.core.likelihood import negative_log_likelihood as negative_log_likelihood
+from jaxloss.core.likelihood import poisson_nll_loss as poisson_nll_loss
+from jaxloss.core.margin import hinge_embedding_loss as hinge_embedding_loss
+from jaxloss.core.margin import margin_ranking_loss as margin_ranking_loss
+from jaxloss.core.margin import multi_margin_loss as multi_margin_loss
+from jaxloss.core.margin import multilabel_margin_loss as multilabel_margin_loss
+from jaxloss.core.regression import absolute_error as absolute_error
+from jaxloss.core.regression import huber_loss as huber_loss
+from jaxloss.core.regression import smooth_l1_loss as smooth_l1_loss
+from jaxloss.core.regression import squared_error as squared_error
+
+__version__ = "0.1.0"

@@ -1,0 +1,222 @@
+"""What is refused, and with which words: errors name the function and the argument as called."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+Axis = int | tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """The public function that the user called, and its own names for the arguments of the core."""
+
+    function: str
+    names: Mapping[str, str]
+
+
+_caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
+
+
+@contextlib.contextmanager
+def speaking_for(caller: Caller) -> Iterator[None]:
+    """Words every error raised inside as `caller`'s."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def is_nested() -> bool:
+    """Whether a public function is running, so that this call comes from inside the package."""
+    return _caller.get() is not None
+
+
+def _said(argument: str) -> str:
+    """The argument as the user knows it, behind the function: "cross_entropy: `input`"."""
+    caller = _caller.get()
+    if caller is None:
+        return f"`{argument}`"
+    return f"{caller.function}: `{caller.names.get(argument, argument)}`"
+
+
+def _known_as(argument: str) -> str:
+    caller = _caller.get()
+    return f"`{caller.names.get(argument, argument) if caller else argument}`"
+
+
+def fail(error: type[Exception], argument: str, expectation: str, got: object) -> NoReturn:
+    raise error(f"{_said(argument)} must {expectation}, got {got}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """The values that a hyper-parameter may take."""
+
+    words: str
+    holds: Callable[[Any], Any]
+
+    def check_concrete(self, argument: str, value: object) -> None:
+        """An error at once for a plain Python number."""
+        if isinstance(value, int | float) and not self.holds(value):
+            fail(ValueError, argument, f"be {self.words}", value)
+
+    def check_traced(self, argument: str, value: ArrayLike) -> None:
+        require(self.holds(jnp.asarray(value)), argument, f"be {self.words}")
+
+
+POSITIVE = Domain("positive", lambda x: x > 0)
+NON_NEGATIVE = Domain("0 or more", lambda x: x >= 0)
+FRACTION = Domain("between 0 and 1", lambda x: (x >= 0) & (x <= 1))
+
+
+def require(
+    holds: jax.Array, argument: str, expectation: str, where: jax.Array | None = None
+) -> None:
+    """A condition on values: an error under `checkify.checkify`, nothing at all without it."""
+    if where is not None:
+        holds = holds | ~where
+    checkify.debug_check(jnp.all(holds), f"{_said(argument)} must {expectation}")
+
+
+def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:
+    """Converts to arrays of the one dtype that the loss is computed in.
+
+    The first must be floating-point; booleans and integers among the others follow it, as 0/1 or
+    ±1 targets do. Half precision is for storage: it is widened to float32 here, and autodiff of
+    that conversion brings the gradient back in the dtype that came in.
+    """
+    given = {name: _array(name, value) for name, value in values.items()}
+    kind = jnp.inexact if complex_too else jnp.floating
+    wanted = "floating-point or complex" if complex_too else "floating-point"
+    for position, (name, value) in enumerate(given.items()):
+        exact = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
+        if not jnp.issubdtype(value.dtype, kind) and not (position and exact):
+            fail(TypeError, name, f"be a {wanted} array", value.dtype)
+    dtype = jnp.result_type(*(w for w in map(_widened, given.values()) if w is not None))
+    return [value.astype(dtype) for value in given.values()]
+
+
+def follower(name: str, value: ArrayLike | None, like: jax.Array) -> jax.Array | None:
+    """Weights: real numbers that take the dtype of `like`, whatever their own. None stays None."""
+    return None if value is None else _following(name, value, like)
+
+
+def _following(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
+    value = _array(name, value)
+    if jnp.iscomplexobj(value):
+        fail(TypeError, name, "be real", value.dtype)
+    return value.astype(like.real.dtype)
+
+
+def _array(name: str, value: ArrayLike | None) -> jax.Array:
+    try:
+        if value is not None:
+            return jnp.asarray(value)
+    except TypeError:
+        pass
+    fail(TypeError, name, "be an array", type(value).__name__)
+
+
+def _widened(value: jax.Array) -> Any:
+    """What `value` contributes to the common dtype: float32 for halves, nothing for integers."""
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+        return None
+    if jnp.finfo(value.dtype).bits < 32:
+        return jnp.dtype(jnp.float32)
+    return value  # The array itself, since a weakly typed one must not widen the others.
+
+
+def same_shape(**values: jax.Array) -> None:
+    """All arrays must have the shape of the first."""
+    (first, like), *others = values.items()
+    for name, value in others:
+        if value.shape != like.shape:
+            fail(ValueError, name, f"have {_known_as(first)}'s shape {like.shape}", value.shape)
+
+
+def broadcast(
+    name: str, value: jax.Array, like: jax.Array, *, same_rank: bool = False
+) -> jax.Array:
+    """`value` broadcast to the shape of `like`, which it must not enlarge."""
+    if not _fits(value, like, same_rank=same_rank):
+        rank = f" with {like.ndim} dimensions" if same_rank else ""
+        fail(ValueError, name, f"broadcast to {like.shape}{rank}", value.shape)
+    return jnp.broadcast_to(value, like.shape)
+
+
+def _fits(value: jax.Array, like: jax.Array, *, same_rank: bool) -> bool:
+    if value.ndim > like.ndim or (same_rank and value.ndim < like.ndim):
+        return False
+    sizes = zip(reversed(value.shape), reversed(like.shape), strict=False)
+    return all(size in (1, full) for size, full in sizes)
+
+
+def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
+    """One number, in the dtype of `like`."""
+    value = _following(name, value, like)
+    if value.ndim:
+        fail(ValueError, name, "be a number", f"shape {value.shape}")
+    return value
+
+
+def hyper_parameter(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
+    """A number, or one number for each element of `like`, in its dtype."""
+    value = _following(name, value, like)
+    if value.shape not in ((), like.shape):
+        fail(ValueError, name, f"be a number or have shape {like.shape}", value.shape)
+    return value
+
+
+def mask(where: ArrayLike | None, name: str, like: jax.Array) -> jax.Array | None:
+    """`where` in numpy's one meaning: boolean, the rank of `like`, broadcastable to it."""
+    if where is None:
+        return None
+    where = _array("where", where)
+    if where.dtype != bool:
+        fail(TypeError, "where", "be a boolean array", where.dtype)
+    if not _fits(where, like, same_rank=True):
+        rule = f"have the rank of {_known_as(name)} and broadcast to its shape {like.shape}"
+        fail(ValueError, "where", rule, where.shape)
+    return where
+
+
+def axes(axis: Axis, like: jax.Array, name: str) -> tuple[int, ...]:
+    """`axis` as a tuple of distinct non-negative numbers."""
+    listed = tuple(range(like.ndim)) if axis is None else axis
+    try:
+        listed = tuple(map(operator.index, listed if isinstance(listed, tuple) else (listed,)))
+    except TypeError:
+        fail(TypeError, "axis", "be an integer, a tuple of integers or None", repr(axis))
+    found = tuple(a % like.ndim if like.ndim else a for a in listed)
+    if any(not -like.ndim <= a < like.ndim for a in listed) or len(set(found)) < len(found):
+        rule = f"name dimensions of {_known_as(name)}, which has {like.ndim}, once each"
+        fail(ValueError, "axis", rule, axis)
+    return found
+
+
+def labels(name: str, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """Integer labels of the given shape, in a signed dtype that can also count the classes."""
+    value = _array(name, value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        fail(TypeError, name, "be an array of integers", value.dtype)
+    if value.shape != shape:
+        fail(ValueError, name, f"have shape {shape}", value.shape)
+    return value.astype(jnp.int64 if value.dtype.itemsize == 8 else jnp.int32)
+
+
+def one_of(name: str, value: object, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        listed = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
+        fail(ValueError, name, f"be {listed}", repr(value))

@@ -1,0 +1,740 @@
+"""torch.nn's loss classes as plain dataclasses: torch's constructor arguments, and the call.
+
+`jaxloss.nnx` and `jaxloss.linen` make Flax modules of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxloss import _checks
+from jaxloss import functional as F
+from jaxloss._reduction import BatchReduction, Reduction
+from jaxloss.functional._torch import legacy_reduction
+
+
+class Constant:
+    """A buffer that hashes and compares by its content, as Linen wants of every field."""
+
+    def __init__(self, array: ArrayLike):
+        self.array = jnp.asarray(array)
+
+    def _key(self) -> Hashable:
+        if isinstance(self.array, jax.core.Tracer):
+            return id(self.array)  # Its content is not known yet.
+        return self.array.shape, str(self.array.dtype), np.asarray(self.array).tobytes()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and self._key() == other._key()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype)
+
+    def __repr__(self) -> str:
+        return repr(self.array)
+
+
+def _array(buffer: Any) -> Any:
+    return buffer.array if isinstance(buffer, Constant) else buffer
+
+
+class Loss:
+    """What the losses share: the legacy reduction, buffers, and the documentation."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.__doc__ is None:
+            cls.__doc__ = cls.__mro__[1].__doc__
+        super().__init_subclass__(**kwargs)
+
+    def __post_init__(self) -> None:
+        # A dictionary, since not every loss has every field.
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        size_average, reduce = fields.get("size_average"), fields.get("reduce")
+        if size_average is not None or reduce is not None:
+            self.reduction = legacy_reduction(size_average, reduce, stacklevel=3)
+            self.size_average = self.reduce = None
+        for buffer in ("weight", "pos_weight"):
+            if fields.get(buffer) is not None:
+                setattr(self, buffer, jnp.asarray(_array(fields[buffer])))
+        with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+            self._check()
+        then = getattr(super(), "__post_init__", None)
+        if then:
+            then()
+
+    def _check(self) -> None:
+        _checks.one_of("reduction", self.reduction, ("none", "mean", "sum"))
+
+
+@dataclasses.dataclass(eq=False)
+class L1Loss(Loss):
+    """Mean absolute error, as torch.nn.L1Loss; see `jaxloss.functional.l1_loss`.
+
+    Args:
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.L1Loss()
+      >>> print(loss(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 4.0])))
+      1.0
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.l1_loss(input, target, reduction=self.reduction)
+
+
+@dataclasses.dataclass(eq=False)
+class NLLLoss(Loss):
+    """Negative log likelihood of class indices, as torch.nn.NLLLoss; see
+    `jaxloss.functional.nll_loss`.
+
+    Args:
+      weight: one weight per class, shape (C,); a buffer, not trained.
+      size_average: deprecated, see `reduction`.
+      ignore_index: the target of examples that do not take part.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.NLLLoss(weight=jnp.array([1.0, 3.0]))
+      >>> log_probs = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+      >>> print(f"{loss(log_probs, jnp.array([0, 1])):.4f}")
+      0.3890
+    """
+
+    weight: ArrayLike | None = None
+    size_average: bool | None = None
+    ignore_index: int = -100
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.nll_loss(
+            input,
+            target,
+            weight=_array(self.weight),
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class NLLLoss2d(NLLLoss):
+    """Deprecated name of `NLLLoss`, which takes images as well."""
+
+    def __post_init__(self) -> None:
+        warnings.warn("NLLLoss2d is deprecated, please use NLLLoss", FutureWarning, stacklevel=3)
+        super().__post_init__()
+
+
+@dataclasses.dataclass(eq=False)
+class PoissonNLLLoss(Loss):
+    """Negative log likelihood of counts, as torch.nn.PoissonNLLLoss; see
+    `jaxloss.functional.poisson_nll_loss`.
+
+    Args:
+      log_input: whether the input is the log of the expected count.
+      full: whether to add Stirling's approximation of log(target!) for targets above 1.
+      size_average: deprecated, see `reduction`.
+      eps: keeps the logarithm finite without `log_input`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.PoissonNLLLoss()
+      >>> print(f"{loss(jnp.array([0.0, 1.0]), jnp.array([2.0, 0.0])):.4f}")
+      1.8591
+    """
+
+    log_input: bool = True
+    full: bool = False
+    size_average: bool | None = None
+    eps: float = 1e-8
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, log_input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.poisson_nll_loss(
+            log_input,
+            target,
+            log_input=self.log_input,
+            full=self.full,
+            eps=self.eps,
+            reduction=self.reduction,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class GaussianNLLLoss(Loss):
+    """Negative log likelihood under Gaussians, as torch.nn.GaussianNLLLoss; see
+    `jaxloss.functional.gaussian_nll_loss`.
+
+    Args:
+      full: whether to add the constant ½ log 2π.
+      eps: the least variance.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.GaussianNLLLoss()
+      >>> print(loss(jnp.array([0.0, 1.0]), jnp.array([0.5, 1.0]), jnp.array([1.0, 1.0])))
+      0.0625
+    """
+
+    full: bool = dataclasses.field(default=False, kw_only=True)
+    eps: float = dataclasses.field(default=1e-6, kw_only=True)
+    reduction: Reduction = dataclasses.field(default="mean", kw_only=True)
+
+    def __call__(self, input: ArrayLike, target: ArrayLike, var: ArrayLike) -> jax.Array:
+        return F.gaussian_nll_loss(
+            input, target, var, full=self.full, eps=self.eps, reduction=self.reduction
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class KLDivLoss(Loss):
+    """Kullback-Leibler divergence, as torch.nn.KLDivLoss; see `jaxloss.functional.kl_div`.
+
+    Args:
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean", "sum" or "batchmean"; the last is the divergence.
+      log_target: whether targets are log probabilities.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.KLDivLoss(reduction="batchmean")
+      >>> input, target = jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[1.0, 0.0]])
+      >>> print(f"{loss(input, target):.4f}")
+      0.6931
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: BatchReduction = "mean"
+    log_target: bool = False
+
+    def _check(self) -> None:
+        _checks.one_of("reduction", self.reduction, ("none", "mean", "sum", "batchmean"))
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.kl_div(input, target, reduction=self.reduction, log_target=self.log_target)
+
+
+@dataclasses.dataclass(eq=False)
+class MSELoss(Loss):
+    """Mean squared error, as torch.nn.MSELoss; see `jaxloss.functional.mse_loss`.
+
+    Args:
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.MSELoss()
+      >>> print(loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
+      2.0
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.mse_loss(input, target, reduction=self.reduction)
+
+
+@dataclasses.dataclass(eq=False)
+class BCELoss(Loss):
+    """Binary cross entropy of probabilities, as torch.nn.BCELoss; see
+    `jaxloss.functional.binary_cross_entropy`.
+
+    Args:
+      weight: broadcastable to the shape of the input; a buffer, not trained.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.BCELoss()
+      >>> print(f"{loss(jnp.array([0.5, 0.9]), jnp.array([1.0, 1.0])):.4f}")
+      0.3993
+    """
+
+    weight: ArrayLike | None = None
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.binary_cross_entropy(
+            input, target, weight=_array(self.weight), reduction=self.reduction
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class BCEWithLogitsLoss(Loss):
+    """Binary cross entropy of logits, as torch.nn.BCEWithLogitsLoss; see
+    `jaxloss.functional.binary_cross_entropy_with_logits`.
+
+    Args:
+      weight: broadcastable to the shape of the input; a buffer, not trained.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+      pos_weight: weight of the positive targets, broadcastable to the shape of the input; a
+        buffer, not trained.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.BCEWithLogitsLoss(pos_weight=jnp.array([2.0]))
+      >>> print(f"{loss(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])):.4f}")
+      1.7566
+    """
+
+    weight: ArrayLike | None = None
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+    pos_weight: ArrayLike | None = None
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.binary_cross_entropy_with_logits(
+            input,
+            target,
+            weight=_array(self.weight),
+            pos_weight=_array(self.pos_weight),
+            reduction=self.reduction,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class HingeEmbeddingLoss(Loss):
+    """Hinge embedding loss, as torch.nn.HingeEmbeddingLoss; see
+    `jaxloss.functional.hinge_embedding_loss`.
+
+    Args:
+      margin: in the unit of the input.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.HingeEmbeddingLoss()
+      >>> print(loss(jnp.array([0.25, 0.25]), jnp.array([1.0, -1.0])))
+      0.5
+    """
+
+    margin: float = 1.0
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
+
+
+@dataclasses.dataclass(eq=False)
+class MultiLabelMarginLoss(Loss):
+    """Multi-label margin loss, as torch.nn.MultiLabelMarginLoss; see
+    `jaxloss.functional.multilabel_margin_loss`.
+
+    Args:
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.MultiLabelMarginLoss()
+      >>> input, target = jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]])
+      >>> print(f"{loss(input, target):.4f}")
+      0.8500
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.multilabel_margin_loss(input, target, reduction=self.reduction)
+
+
+@dataclasses.dataclass(eq=False)
+class SmoothL1Loss(Loss):
+    """Smooth L1 loss, as torch.nn.SmoothL1Loss; see `jaxloss.functional.smooth_l1_loss`.
+
+    Args:
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+      beta: threshold between the squared and the absolute part; 0 gives the L1 loss.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.SmoothL1Loss(beta=2.0)
+      >>> print(loss(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])))
+      1.125
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+    beta: float = 1.0
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+
+
+@dataclasses.dataclass(eq=False)
+class HuberLoss(Loss):
+    """Huber loss, as torch.nn.HuberLoss; see `jaxloss.functional.huber_loss`.
+
+    Args:
+      reduction: "none", "mean" or "sum".
+      delta: threshold between the squared and the absolute part, above 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.HuberLoss(delta=2.0)
+      >>> print(loss(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])))
+      2.25
+    """
+
+    reduction: Reduction = "mean"
+    delta: float = 1.0
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+
+
+@dataclasses.dataclass(eq=False)
+class SoftMarginLoss(Loss):
+    """Soft margin loss, as torch.nn.SoftMarginLoss; see `jaxloss.functional.soft_margin_loss`.
+
+    Args:
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.SoftMarginLoss()
+      >>> print(f"{loss(jnp.array([0.0, 2.0]), jnp.array([1.0, -1.0])):.4f}")
+      1.4100
+    """
+
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.soft_margin_loss(input, target, reduction=self.reduction)
+
+
+@dataclasses.dataclass(eq=False)
+class CrossEntropyLoss(Loss):
+    """Cross entropy of logits, as torch.nn.CrossEntropyLoss; see
+    `jaxloss.functional.cross_entropy`.
+
+    Args:
+      weight: one weight per class, shape (C,); a buffer, not trained.
+      size_average: deprecated, see `reduction`.
+      ignore_index: the class index of examples that do not take part.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+      label_smoothing: share of the target spread evenly over the classes, in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.CrossEntropyLoss(label_smoothing=0.1)
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> print(f"{loss(logits, jnp.array([0, -100])):.4f}")
+      0.3995
+    """
+
+    weight: ArrayLike | None = None
+    size_average: bool | None = None
+    ignore_index: int = -100
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+    label_smoothing: float = 0.0
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.cross_entropy(
+            input,
+            target,
+            weight=_array(self.weight),
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class MultiLabelSoftMarginLoss(Loss):
+    """Multi-label soft margin loss, as torch.nn.MultiLabelSoftMarginLoss; see
+    `jaxloss.functional.multilabel_soft_margin_loss`.
+
+    Args:
+      weight: one weight per class, shape (C,); a buffer, not trained.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.MultiLabelSoftMarginLoss()
+      >>> input, target = jnp.array([[1.0, -2.0, 0.0]]), jnp.array([[1.0, 0.0, 1.0]])
+      >>> print(f"{loss(input, target):.4f}")
+      0.3778
+    """
+
+    weight: ArrayLike | None = None
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.multilabel_soft_margin_loss(
+            input, target, weight=_array(self.weight), reduction=self.reduction
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class CosineEmbeddingLoss(Loss):
+    """Cosine embedding loss, as torch.nn.CosineEmbeddingLoss; see
+    `jaxloss.functional.cosine_embedding_loss`.
+
+    Args:
+      margin: the largest cosine that a dissimilar pair may have for free.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.CosineEmbeddingLoss(margin=0.5)
+      >>> x1, x2 = jnp.array([[3.0, 4.0], [3.0, 4.0]]), jnp.array([[4.0, 3.0], [4.0, 3.0]])
+      >>> print(f"{loss(x1, x2, jnp.array([1.0, -1.0])):.4f}")
+      0.2500
+    """
+
+    margin: float = 0.0
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input1: ArrayLike, input2: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.cosine_embedding_loss(
+            input1, input2, target, margin=self.margin, reduction=self.reduction
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class MarginRankingLoss(Loss):
+    """Margin ranking loss, as torch.nn.MarginRankingLoss; see
+    `jaxloss.functional.margin_ranking_loss`.
+
+    Args:
+      margin: in the unit of the scores.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.MarginRankingLoss(margin=0.25)
+      >>> print(loss(jnp.array([2.0, 0.5]), jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0])))
+      0.375
+    """
+
+    margin: float = 0.0
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def __call__(self, input1: ArrayLike, input2: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.margin_ranking_loss(
+            input1, input2, target, margin=self.margin, reduction=self.reduction
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class MultiMarginLoss(Loss):
+    """Multi-class margin loss, as torch.nn.MultiMarginLoss; see
+    `jaxloss.functional.multi_margin_loss`.
+
+    Args:
+      p: 1 or 2.
+      margin: in the unit of the input.
+      weight: one weight per class, shape (C,); a buffer, not trained.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.MultiMarginLoss()
+      >>> print(f"{loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([3])):.4f}")
+      0.3250
+    """
+
+    p: int = 1
+    margin: float = 1.0
+    weight: ArrayLike | None = None
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def _check(self) -> None:
+        super()._check()
+        _checks.one_of("p", self.p, (1, 2))
+        if self.weight is not None and jnp.ndim(self.weight) != 1:
+            _checks.fail(ValueError, "weight", "have shape (C,)", jnp.shape(self.weight))
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return F.multi_margin_loss(
+            input,
+            target,
+            p=self.p,
+            margin=self.margin,
+            weight=_array(self.weight),
+            reduction=self.reduction,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class TripletMarginLoss(Loss):
+    """Triplet margin loss, as torch.nn.TripletMarginLoss; see
+    `jaxloss.functional.triplet_margin_loss`.
+
+    Args:
+      margin: above 0, in the unit of the distance.
+      p: the degree of the norm.
+      eps: added to every difference.
+      swap: whether a negative closer to the positive than to the anchor counts from there.
+      size_average: deprecated, see `reduction`.
+      reduce: deprecated, see `reduction`.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.TripletMarginLoss()
+      >>> anchor, positive = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> print(f"{loss(anchor, positive, jnp.array([[1.5, 0.0]])):.4f}")
+      0.5000
+    """
+
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    size_average: bool | None = None
+    reduce: bool | None = None
+    reduction: Reduction = "mean"
+
+    def _check(self) -> None:
+        super()._check()
+        _checks.POSITIVE.check_concrete("margin", self.margin)
+
+    def __call__(self, anchor: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> jax.Array:
+        return F.triplet_margin_loss(
+            anchor,
+            positive,
+            negative,
+            margin=self.margin,
+            p=self.p,
+            eps=self.eps,
+            swap=self.swap,
+            reduction=self.reduction,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class TripletMarginWithDistanceLoss(Loss):
+    """Triplet margin loss under a distance of one's own, as torch.nn.TripletMarginWithDistanceLoss;
+    see `jaxloss.functional.triplet_margin_with_distance_loss`.
+
+    Args:
+      distance_function: maps two batches to one distance per pair, and may be a Flax module;
+        `pairwise_distance` if None.
+      margin: above 0, in the unit of the distance.
+      swap: whether a negative closer to the positive than to the anchor counts from there.
+      reduction: "none", "mean" or "sum".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> def manhattan(x, y):
+      ...     return jnp.sum(jnp.abs(x - y), axis=-1)
+      >>> loss = nnx.TripletMarginWithDistanceLoss(distance_function=manhattan, margin=2.0)
+      >>> anchor, positive = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> print(loss(anchor, positive, jnp.array([[1.5, 0.5]])))
+      1.0
+    """
+
+    distance_function: Callable[[Any, Any], jax.Array] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
+    margin: float = dataclasses.field(default=1.0, kw_only=True)
+    swap: bool = dataclasses.field(default=False, kw_only=True)
+    reduction: Reduction = dataclasses.field(default="mean", kw_only=True)
+
+    def _check(self) -> None:
+        super()._check()
+        _checks.POSITIVE.check_concrete("margin", self.margin)
+
+    def __call__(self, anchor: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> jax.Array:
+        return F.triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=self.distance_function,
+            margin=self.margin,
+            swap=self.swap,
+            reduction=self.reduction,
+        )

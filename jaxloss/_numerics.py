@@ -1,0 +1,121 @@
+"""Primitives whose values and derivatives stay right at zero, at ties and at infinity.
+
+Most need no rule of their own: the plain formula is arranged so that automatic differentiation
+of it is right to every order. That also holds inside `lax.scan`, where a custom rule can be lost
+when one derivative is taken inside another; so the bodies of the few custom rules are arranged
+the same way.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """|x| with derivative 0 at 0, where `jnp.abs` has 1."""
+    if jnp.iscomplexobj(x):
+        return norm(jnp.stack([x.real, x.imag]), 2, (0,))
+    return x * jnp.sign(x)
+
+
+def hinge(x: jax.Array, *, tie: int = 1) -> jax.Array:
+    """max(x, 0) with the derivative `tie` at 0, where `jnp.maximum` has 0.5. Keeps NaN."""
+    return jnp.where(x < 0 if tie else x <= 0, 0, x)
+
+
+def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """x, but 0 where it is infinite and has the weight 0."""
+    return jnp.where((weight == 0) & jnp.isinf(x), 0, x)
+
+
+def product(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """weight * x with 0 * inf = 0, in value and gradient."""
+    return weight * silenced(weight, x)
+
+
+def xlogy(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x log y with 0 log 0 = 0, and gradient 0 there."""
+    return x * jnp.log(jnp.where((x == 0) & (y == 0), 1, y))
+
+
+@jax.custom_jvp
+def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x / y, differentiated without squaring y."""
+    return x / y
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    # The usual -x / y**2 overflows, and then gives NaN, where the quotient itself does not.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    ratio = quotient(x, y)
+    return ratio, (x_dot - ratio * y_dot) / y
+
+
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)), accurate for both signs."""
+    # maximum has derivative 1/2 and |x| has 0 at the tie: together σ(0).
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-absolute(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    # Piecewise, the second derivative would vanish at 0, where it is 1/4.
+    (x,), (x_dot,) = primals, tangents
+    return softplus(x), lax.logistic(x) * x_dot
+
+
+def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
+    """The p-norm over `axes`, free of overflow and underflow, with gradient 0 at 0 for every p.
+
+    The largest entry is divided out (for negative p, the smallest); being any constant as far as
+    the derivatives are concerned, it is hidden from them.
+    """
+    size = absolute(x)
+    if p == 0:
+        return jnp.sum((x != 0).astype(x.dtype), axes, keepdims=keepdims)
+    if p == 1:
+        return jnp.sum(size, axes, keepdims=keepdims)
+    if p == jnp.inf:
+        return jnp.max(size, axes, keepdims=keepdims, initial=0)
+    if p == -jnp.inf:
+        return jnp.min(size, axes, keepdims=keepdims, initial=jnp.inf)
+    scale = _scale(size, axes, smallest=p < 0)
+    zero = scale == 0
+    ratio = size / _usable(scale)
+    if p == 2:
+        powers = jnp.square(ratio)
+    else:
+        present = ratio > 0  # 0**(p - 1) is infinite for p < 1.
+        powers = jnp.where(present, jnp.where(present, ratio, 1) ** p, ratio)
+    total = jnp.where(zero, 1, jnp.sum(powers, axes, keepdims=True))
+    root = jnp.sqrt(total) if p == 2 else total ** (1 / p)
+    result = jnp.where(zero, 0, _usable(scale) * root)
+    return result if keepdims else jnp.squeeze(result, axes)
+
+
+def normalize(x: jax.Array, axes: tuple[int, ...], eps: jax.Array) -> jax.Array:
+    """x / max(‖x‖₂, eps) without overflow or underflow; a zero vector stays 0 with gradient 0."""
+    scale = _scale(absolute(x), axes)
+    zero = scale == 0
+    ratio = x / _usable(scale)
+    total = jnp.sum(jnp.square(ratio), axes, keepdims=True)
+    length = jnp.sqrt(jnp.where(zero, 1, total))
+    floor = eps / _usable(scale)
+    return jnp.where(zero, 0, ratio / jnp.where(length < floor, floor, length))
+
+
+def _scale(size: jax.Array, axes: tuple[int, ...], *, smallest: bool = False) -> jax.Array:
+    if smallest:
+        extreme = jnp.min(size, axes, keepdims=True, initial=jnp.inf)
+    else:
+        extreme = jnp.max(size, axes, keepdims=True, initial=0)
+    return lax.stop_gradient(extreme)
+
+
+def _usable(scale: jax.Array) -> jax.Array:
+    """A scale to divide by: 1 where there is nothing to scale."""
+    return jnp.where((scale == 0) | jnp.isinf(scale), 1, scale)

@@ -1,0 +1,123 @@
+"""From one loss per example to one number: none, mean, sum, batchmean, weighted and masked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+
+Reduction = Literal["none", "mean", "sum"]
+BatchReduction = Literal["none", "mean", "sum", "batchmean"]
+
+
+@public(static=("reduction", "axis_name"))
+def reduce(
+    losses: ArrayLike,
+    reduction: BatchReduction = "mean",
+    *,
+    weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    normalizer: ArrayLike | None = None,
+) -> jax.Array:
+    """Reduces unreduced losses to one right number.
+
+    mean = Σ wᵢ lᵢ / Σ wᵢ over the losses that take part. When nothing takes part, or the weights
+    that do sum to 0, the mean is 0 and so is its gradient.
+
+    Args:
+      losses: floating-point array of any shape; half precision is summed in float32.
+      reduction: "mean", "sum", "none" (masked and weighted, not reduced) or "batchmean" (the sum
+        divided by the size of the first dimension).
+      weights: one weight per loss, of the rank of `losses` and broadcastable to it. A weight of
+        0 silences an infinite loss.
+      where: boolean, of the rank of `losses` and broadcastable to it. What it excludes may be NaN
+        and has gradient exactly 0 here. A loss that is NaN because of a bad label still has a NaN
+        derivative of its own: exclude such examples in the loss as well.
+      axis_name: the mapped axis or axes (`jax.shard_map`, `jax.vmap`) over which the losses are
+        spread. Sums, counts and weights are added up over them first, so that the mean is that of
+        all examples and not a mean of means.
+      normalizer: for "mean", the number to divide the sum by instead of the sum of the weights:
+        with gradient accumulation, the token count of the whole step.
+
+    Returns:
+      A scalar, or for "none" an array of the shape of `losses`; at least float32.
+
+    Raises:
+      TypeError: `losses` is not floating-point or `where` is not boolean.
+      ValueError: the shapes do not fit, the reduction is unknown, or `normalizer` is given for
+        another reduction than "mean".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> losses = jnp.array([1.0, 2.0, 6.0])
+      >>> print(jaxloss.reduce(losses, where=jnp.array([True, True, False])))
+      1.5
+      >>> print(jaxloss.reduce(losses, weights=jnp.array([1.0, 1.0, 2.0])))
+      3.75
+    """
+    _checks.one_of("reduction", reduction, ("none", "mean", "sum", "batchmean"))
+    if normalizer is not None and reduction != "mean":
+        _checks.fail(ValueError, "normalizer", "be None unless `reduction` is 'mean'", normalizer)
+    (losses,) = _checks.arrays(losses=losses)
+    weights = _checks.follower("weights", weights, losses)
+    where = _checks.mask(where, "losses", losses)
+    if weights is not None:
+        weights = _checks.broadcast("weights", weights, losses, same_rank=True)
+    if where is not None:
+        losses = jnp.where(where, losses, 0)
+    weighted = losses if weights is None else _numerics.product(weights, losses)
+    if reduction == "none":
+        return weighted if where is None else jnp.where(where, weighted, 0)
+
+    def total(x: jax.Array) -> jax.Array:
+        x = jnp.broadcast_to(x, losses.shape)
+        x = jnp.sum(x if where is None else jnp.where(where, x, 0))
+        return x if axis_name is None else lax.psum(x, axis_name)
+
+    if reduction == "sum":
+        return total(weighted)
+    if reduction == "batchmean":
+        if not losses.ndim:
+            _checks.fail(ValueError, "losses", "have a batch dimension for 'batchmean'", "a scalar")
+        count = jnp.asarray(losses.shape[0], losses.dtype)
+        count = count if axis_name is None else lax.psum(count, axis_name)
+    elif normalizer is not None:
+        count = _checks.number("normalizer", normalizer, losses)
+    else:
+        count = total(jnp.ones((), losses.dtype) if weights is None else weights)
+    return divide(total(weighted), count, empty=0)
+
+
+def divide(total: jax.Array, count: jax.Array, *, empty: float) -> jax.Array:
+    """total / count, and where nothing was counted `empty` with gradient exactly 0."""
+    nothing = count == 0
+    return jnp.where(nothing, empty, total / jnp.where(nothing, 1, count))
+
+
+def reduce_as_torch(
+    losses: jax.Array, reduction: str, weights: jax.Array | None = None
+) -> jax.Array:
+    """torch's reductions: the mean divides by the weights' sum, and is NaN where that is 0.
+
+    The weights are in `losses` already.
+    """
+    if reduction == "none":
+        return losses
+    total = jnp.sum(losses)
+    if reduction == "sum":
+        return total
+    if reduction == "batchmean":
+        count = jnp.asarray(losses.shape[0] if losses.ndim else 1, losses.dtype)
+    elif weights is None:
+        count = jnp.asarray(losses.size, losses.dtype)
+    else:
+        count = jnp.sum(weights)
+    return divide(total, count, empty=jnp.nan)

@@ -1,0 +1,143 @@
+"""The class axis: one-hot labels by comparison, bad labels, class weights.
+
+Comparing labels with an iota instead of gathering keeps scatters out of the backward pass and
+works on classes that are sharded over a mesh.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxloss import _checks
+
+AxisName = str | tuple[str, ...] | None
+
+
+class Labels(NamedTuple):
+    """Where each label points, the class axes kept with size 1 where they are reduced."""
+
+    hot: jax.Array  # True at the label's class; all False for a bad label.
+    bad: jax.Array  # Labels of examples that take part which point at no class that does.
+    present: jax.Array  # Examples that take part.
+
+
+def total(x: jax.Array, axes: tuple[int, ...], axis_name: AxisName = None) -> jax.Array:
+    """The sum over the classes, kept as dimensions of size 1, here and on the other devices."""
+    x = jnp.sum(x, axes, keepdims=True)
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def masks_classes(where: jax.Array | None, axes: tuple[int, ...]) -> bool:
+    """Whether `where` tells the classes of an example apart, and not just examples."""
+    return where is not None and any(where.shape[a] > 1 for a in axes)
+
+
+def count(
+    scores: jax.Array,
+    axes: tuple[int, ...],
+    where: jax.Array | None,
+    axis_name: AxisName = None,
+) -> int | jax.Array:
+    """How many classes take part in an example that does, at least 1."""
+    if where is None or not masks_classes(where, axes):
+        everywhere = math.prod(class_shape(scores, axes))
+        return max(everywhere if axis_name is None else everywhere * lax.axis_size(axis_name), 1)
+    repeats = math.prod(scores.shape[a] for a in axes if where.shape[a] == 1)
+    return jnp.maximum(total(repeats * where.astype(scores.dtype), axes, axis_name), 1)
+
+
+def class_shape(like: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(like.shape[a] for a in axes)
+
+
+def any_class(where: jax.Array, axes: tuple[int, ...], axis_name: AxisName = None) -> jax.Array:
+    """Examples of which any class takes part, the class axes kept with size 1."""
+    found = jnp.any(where, axes, keepdims=True)
+    return found if axis_name is None else lax.pmax(found.astype(jnp.int32), axis_name) > 0
+
+
+def index(
+    labels: ArrayLike,
+    scores: jax.Array,
+    axes: tuple[int, ...],
+    where: jax.Array | None,
+    *,
+    names: tuple[str, str],
+    axis_name: AxisName = None,
+) -> Labels:
+    """Finds each label's class among `scores`; `names` are the arguments' names for errors.
+
+    Over several class axes a label is a flat index, the last axis in `axes` fastest.
+    """
+    scores_name, labels_name = names
+    if not axes:
+        _checks.fail(ValueError, "axis", f"name a class dimension of `{scores_name}`", axes)
+    batch_shape = tuple(size for a, size in enumerate(scores.shape) if a not in axes)
+    labels = _checks.labels(labels_name, labels, batch_shape)
+    labels = jnp.expand_dims(labels, axes)
+    count = math.prod(class_shape(scores, axes))
+    first = 0
+    if axis_name is not None:
+        first = count * lax.axis_index(axis_name)
+        count = count * lax.axis_size(axis_name)
+    hot = labels == _iota(scores, axes, labels.dtype) + jnp.asarray(first, labels.dtype)
+    known = (labels >= 0) & (labels < count)
+    present = jnp.ones_like(known)
+    if where is not None:
+        present = any_class(where, axes, axis_name)
+        hot = hot & where
+        if masks_classes(where, axes):
+            known = any_class(hot, axes, axis_name)
+    rule = f"be a class in [0, {count}) that takes part"
+    _checks.require(known, labels_name, rule, present)
+    return Labels(hot, ~known & present, present)
+
+
+def _iota(scores: jax.Array, axes: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """The flat class index, of size 1 in every other dimension."""
+    flat = jnp.zeros((1,) * scores.ndim, dtype)
+    for axis in axes:
+        shape = [1] * scores.ndim
+        shape[axis] = scores.shape[axis]
+        flat = flat * jnp.asarray(scores.shape[axis], dtype) + lax.broadcasted_iota(
+            dtype, shape, axis
+        )
+    return flat
+
+
+def pick(scores: jax.Array, labels: Labels, axes: tuple[int, ...]) -> jax.Array:
+    """Each label's score, the class axes kept; NaN in value and gradient for a bad label."""
+    # A bad label points nowhere: it picks the whole row, so that the whole row's gradient is NaN.
+    picked = jnp.sum(jnp.where(labels.hot | labels.bad, scores, 0), axes, keepdims=True)
+    return picked * jnp.where(labels.bad, jnp.nan, 1).astype(scores.dtype)
+
+
+def expand_weights(
+    class_weights: ArrayLike | None, scores: jax.Array, axes: tuple[int, ...]
+) -> jax.Array | None:
+    """One weight per class, laid along the class axes of `scores`."""
+    class_weights = _checks.follower("class_weights", class_weights, scores)
+    if class_weights is None:
+        return None
+    wanted = class_shape(scores, axes)
+    if class_weights.shape != wanted:
+        _checks.fail(ValueError, "class_weights", f"have shape {wanted}", class_weights.shape)
+    order = sorted(range(len(axes)), key=axes.__getitem__)
+    others = tuple(a for a in range(scores.ndim) if a not in axes)
+    return jnp.expand_dims(jnp.transpose(class_weights, order), others)
+
+
+def label_weights(
+    class_weights: ArrayLike | None, scores: jax.Array, labels: Labels, axes: tuple[int, ...]
+) -> jax.Array:
+    """The weight of each label's class, 1 by default; 0 for a bad or an absent label."""
+    weights = expand_weights(class_weights, scores, axes)
+    if weights is None:
+        return jnp.squeeze(labels.present & ~labels.bad, axes).astype(scores.dtype)
+    return jnp.sum(jnp.where(labels.hot, weights, 0), axes)

@@ -1,0 +1,206 @@
+"""Yes-or-no labels: binary cross entropy, with logits too, and the soft margin losses."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+from jaxloss.core import _classes
+
+
+@public()
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, pos_weight: ArrayLike | None = None
+) -> jax.Array:
+    """Binary cross entropy between the sigmoid of `logits` and `labels`.
+
+    loss = -(pos_weight · y log σ(x) + (1-y) log σ(-x)).
+
+    Accurate for confident logits of both signs; the gradient at logit 0 is σ(0) - y.
+
+    Args:
+      logits: floating-point array of any shape.
+      labels: the probability of yes, 0 or 1 as a rule, in the same shape.
+      pos_weight: weight of the positive labels, broadcastable to the shape of `logits`; above 1
+        it raises recall.
+
+    Returns:
+      One loss per element, in the shape of `logits`; at least float32.
+
+    Raises:
+      TypeError: `logits` is not floating-point.
+      ValueError: the shapes do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits, labels = jnp.array([0.0, 2.0, -3.0]), jnp.array([1.0, 1.0, 0.0])
+      >>> print(jaxloss.sigmoid_binary_cross_entropy(logits, labels).round(4))
+      [0.6931 0.1269 0.0486]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
+    """
+    logits, labels = _checks.arrays(logits=logits, labels=labels)
+    _checks.same_shape(logits=logits, labels=labels)
+    pos_weight = _checks.follower("pos_weight", pos_weight, logits)
+    _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]")
+    if pos_weight is not None:
+        pos_weight = _checks.broadcast("pos_weight", pos_weight, logits)
+    return _from_logits(logits, labels, pos_weight)
+
+
+def _from_logits(
+    logits: jax.Array, labels: jax.Array, pos_weight: jax.Array | None = None
+) -> jax.Array:
+    positive = _numerics.product(labels, _numerics.softplus(-logits))
+    if pos_weight is not None:
+        positive = _numerics.product(pos_weight, positive)
+    return positive + _numerics.product(1 - labels, _numerics.softplus(logits))
+
+
+@public()
+def binary_cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
+    """Binary cross entropy between probabilities and labels.
+
+    loss = -(y max(log p, -100) + (1-y) max(log(1-p), -100)).
+
+    The bound makes a wrong certainty cost 100 and not infinity; there the gradient is ∓1e12, as
+    torch's. Where a model produces logits, `sigmoid_binary_cross_entropy` is more accurate.
+
+    Args:
+      probabilities: floating-point array of any shape, in [0, 1]. NaN results from others.
+      labels: the probability of yes, in the same shape.
+
+    Returns:
+      One loss per element, in the shape of `probabilities`; at least float32.
+
+    Raises:
+      TypeError: `probabilities` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> probabilities, labels = jnp.array([0.5, 0.9, 0.0]), jnp.array([1.0, 1.0, 1.0])
+      >>> print(jaxloss.binary_cross_entropy(probabilities, labels).round(4))
+      [  0.6931   0.1054 100.    ]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
+    """
+    probabilities, labels = _checks.arrays(probabilities=probabilities, labels=labels)
+    _checks.same_shape(probabilities=probabilities, labels=labels)
+    for name, value in (("probabilities", probabilities), ("labels", labels)):
+        _checks.require((value >= 0) & (value <= 1), name, "be probabilities in [0, 1]")
+    return -(
+        labels * _bounded_log(probabilities, False)
+        + (1 - labels) * _bounded_log(probabilities, True)
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _bounded_log(p: jax.Array, complement: bool) -> jax.Array:
+    """max(log p, -100), or that of 1 - p."""
+    impossible = p == (1 if complement else 0)
+    safe = jnp.where(impossible, 0.5, p)
+    logarithm = jnp.log1p(-safe) if complement else jnp.log(safe)
+    return jnp.where(impossible, -100, jnp.maximum(logarithm, -100))
+
+
+@_bounded_log.defjvp
+def _bounded_log_jvp(complement, primals, tangents):
+    # The bound must not stop the gradient: a probability of 0 could never recover. torch bounds
+    # p (1 - p) from below instead, and so has gradient 0 for a certain and correct prediction.
+    (p,), (p_dot,) = primals, tangents
+    chance = jnp.maximum(1 - p if complement else p, 1e-12)
+    return _bounded_log(p, complement), (-p_dot if complement else p_dot) / chance
+
+
+@public()
+def soft_margin_loss(scores: ArrayLike, targets: ArrayLike) -> jax.Array:
+    """Soft margin loss: the logistic loss of targets 1 and -1.
+
+    loss = log(1 + exp(-y x)), without overflow.
+
+    Args:
+      scores: floating-point array of any shape.
+      targets: 1 or -1, in the same shape.
+
+    Returns:
+      One loss per element, in the shape of `scores`; at least float32.
+
+    Raises:
+      TypeError: `scores` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.soft_margin_loss(jnp.array([0.0, 2.0]), jnp.array([1, -1])).round(4))
+      [0.6931 2.1269]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html
+    """
+    scores, targets = _checks.arrays(scores=scores, targets=targets)
+    _checks.same_shape(scores=scores, targets=targets)
+    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    return _numerics.softplus(-targets * scores)
+
+
+@public(static=("axis",))
+def multilabel_soft_margin_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Multi-label soft margin loss: binary cross entropy averaged over the classes.
+
+    loss = -1/C Σ_c w_c (y_c log σ(x_c) + (1-y_c) log σ(-x_c)).
+
+    Args:
+      logits: floating-point array (..., C).
+      labels: 1 for each class that applies and 0 for the others, in the same shape.
+      class_weights: one weight per class, shape (C,).
+      axis: the class dimension or dimensions.
+      where: boolean, of the rank of `logits` and broadcastable to it: the classes that take part
+        and are counted in C. An example of which nothing takes part has loss and gradient 0.
+
+    Returns:
+      One loss per example, in the shape of `logits` without `axis`; at least float32.
+
+    Raises:
+      TypeError: `logits` is not floating-point.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> logits, labels = jnp.array([[1.0, -2.0, 0.0]]), jnp.array([[1, 0, 1]])
+      >>> print(jaxloss.multilabel_soft_margin_loss(logits, labels).round(4))
+      [0.3778]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelSoftMarginLoss.html
+    """
+    logits, labels = _checks.arrays(logits=logits, labels=labels)
+    _checks.same_shape(logits=logits, labels=labels)
+    axes = _checks.axes(axis, logits, "logits")
+    where = _checks.mask(where, "logits", logits)
+    rule = "be probabilities in [0, 1]"
+    _checks.require((labels >= 0) & (labels <= 1), "labels", rule, where)
+    if where is not None:
+        logits, labels = jnp.where(where, logits, 0), jnp.where(where, labels, 0)
+    losses = _from_logits(logits, labels)
+    weights = _classes.expand_weights(class_weights, logits, axes)
+    if weights is not None:
+        losses = _numerics.product(jnp.broadcast_to(weights, losses.shape), losses)
+    if where is not None:
+        losses = jnp.where(where, losses, 0)
+    count = _classes.count(logits, axes, where)
+    return jnp.squeeze(jnp.sum(losses, axes, keepdims=True) / count, axes)

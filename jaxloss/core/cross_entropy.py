@@ -1,0 +1,262 @@
+"""Softmax cross entropy: integer labels, class probabilities."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import is_absent, public
+from jaxloss.core import _classes
+from jaxloss.core._classes import AxisName
+
+
+@public(
+    static=("axis", "axis_name"),
+    domain={"label_smoothing": _checks.FRACTION},
+    absent_at_zero=("label_smoothing", "z_loss"),
+)
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Cross entropy between the softmax of `logits` and the classes `labels`.
+
+    loss = (1-ε) w_y nll_y + ε/C Σ_c w_c nll_c + z_loss·lse²,  nll_c = lse - logits_c,
+    lse = log Σ_c exp(logits_c).
+
+    Shift-invariant, and accurate where the model is confident. A logit of -inf is a class of
+    probability 0: the loss of that label is +inf and its gradient finite. A label outside [0, C),
+    negative ones included, gives NaN in that example's value and gradient only, and so does a
+    label of a class that `where` excludes.
+
+    Args:
+      logits: floating-point array (..., C), unnormalised log probabilities.
+      labels: integer array of the shape of `logits` without `axis`.
+      axis: the class dimension; over a tuple of them a label is a flat index.
+      where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
+        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        and gradient 0, whatever it holds.
+      class_weights: one weight per class, shape (C,).
+      label_smoothing: ε in [0, 1], the share of the label spread evenly over the classes.
+      z_loss: factor of the squared log normaliser, which keeps it near 0.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
+        are then global class indices and `class_weights` the local part.
+
+    Returns:
+      One loss per example, in the shape of `labels`; at least float32.
+
+    Raises:
+      TypeError: `logits` is not floating-point or `labels` not integer.
+      ValueError: shapes, `axis` or `label_smoothing` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> labels = jnp.array([0, 1])
+      >>> print(jaxloss.softmax_cross_entropy_with_integer_labels(logits, labels))
+      [0.2761 2.9518]
+
+    Source: Bishop, Pattern Recognition and Machine Learning (2006), 4.3.4; label smoothing:
+    Szegedy et al., arXiv:1512.00567; z-loss: Chowdhery et al., arXiv:2204.02311.
+    """
+    (logits,) = _checks.arrays(logits=logits)
+    axes = _checks.axes(axis, logits, "logits")
+    where = _checks.mask(where, "logits", logits)
+    found = _classes.index(
+        labels, logits, axes, where, names=("logits", "labels"), axis_name=axis_name
+    )
+    logits, present = _with_absent_impossible(logits, where, axes, axis_name)
+    losses = _surprise(logits, found, axes, axis_name)
+    weights = _classes.expand_weights(class_weights, logits, axes)
+    if weights is not None:
+        weight = _classes.total(jnp.where(found.hot, weights, 0), axes, axis_name)
+        losses = _numerics.product(jnp.squeeze(weight, axes), losses)
+    if not is_absent(label_smoothing):
+        smoothing = _checks.number("label_smoothing", label_smoothing, logits)
+        even = _even_labels(logits, where, weights, axes, axis_name)
+        spread = _cross_entropy(logits, even, axes, axis_name)
+        losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
+    return _finished(losses, z_loss, logits, present, axes, axis_name)
+
+
+@public(
+    static=("axis", "axis_name"),
+    domain={"label_smoothing": _checks.FRACTION},
+    absent_at_zero=("label_smoothing", "z_loss"),
+)
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Cross entropy between the softmax of `logits` and the class probabilities `labels`.
+
+    loss = Σ_c w_c ((1-ε) labels_c + ε/C) (lse - logits_c) + z_loss·lse²,
+    lse = log Σ_c exp(logits_c).
+
+    Shift-invariant, and accurate where the model is confident. A logit of -inf is a class of
+    probability 0: with a positive label the loss is +inf, with label 0 the class adds 0; the
+    gradient is finite in both cases. Labels need not sum to 1.
+
+    Args:
+      logits: floating-point array (..., C), unnormalised log probabilities.
+      labels: class probabilities in the same shape, as a rule.
+      axis: the class dimension or dimensions; None for all.
+      where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
+        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        and gradient 0, whatever it holds.
+      class_weights: one weight per class, shape (C,).
+      label_smoothing: ε in [0, 1], the share of the labels spread evenly over the classes.
+      z_loss: factor of the squared log normaliser, which keeps it near 0.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded;
+        `class_weights` are then the local part.
+
+    Returns:
+      One loss per example, in the shape of `logits` without `axis`; at least float32.
+
+    Raises:
+      TypeError: `logits` is not floating-point.
+      ValueError: shapes, `axis` or `label_smoothing` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+      >>> print(jaxloss.softmax_cross_entropy(logits, labels))
+      [0.2761 1.8018]
+
+    Source: as `softmax_cross_entropy_with_integer_labels`.
+    """
+    logits, labels = _checks.arrays(logits=logits, labels=labels)
+    _checks.same_shape(logits=logits, labels=labels)
+    axes = _checks.axes(axis, logits, "logits")
+    where = _checks.mask(where, "logits", logits)
+    _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
+    logits, present = _with_absent_impossible(logits, where, axes, axis_name)
+    if where is not None:
+        labels = jnp.where(where, labels, 0)
+    weights = _classes.expand_weights(class_weights, logits, axes)
+    if weights is not None:
+        labels = weights * labels
+    if not is_absent(label_smoothing):
+        smoothing = _checks.number("label_smoothing", label_smoothing, logits)
+        even = _even_labels(logits, where, weights, axes, axis_name)
+        labels = (1 - smoothing) * labels + smoothing * even
+    losses = _cross_entropy(logits, labels, axes, axis_name)
+    return _finished(losses, z_loss, logits, present, axes, axis_name)
+
+
+def _with_absent_impossible(logits, where, axes, axis_name):
+    """Gives absent classes probability 0 and absent examples harmless logits; who is present."""
+    if where is None:
+        return logits, None
+    present = _classes.any_class(where, axes, axis_name)
+    return jnp.where(where, logits, jnp.where(present, -jnp.inf, 0)), present
+
+
+def _even_labels(logits, where, weights, axes, axis_name):
+    """w_c / C for the classes that take part, in the least shape that tells them apart."""
+    even = 1 / jnp.asarray(_classes.count(logits, axes, where, axis_name), logits.dtype)
+    shape = [size if a in axes else 1 for a, size in enumerate(logits.shape)]
+    even = jnp.broadcast_to(even, jnp.broadcast_shapes(even.shape, tuple(shape)))
+    even = even if weights is None else weights * even
+    return jnp.where(where, even, 0) if _classes.masks_classes(where, axes) else even
+
+
+def _finished(losses, z_loss, logits, present, axes, axis_name):
+    """The losses with the z-loss, 0 for absent examples."""
+    if not is_absent(z_loss):
+        peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
+        penalty = jnp.squeeze(jnp.square(peak + log_sum), axes)
+        losses = losses + _checks.number("z_loss", z_loss, losses) * penalty
+    return losses if present is None else jnp.where(jnp.squeeze(present, axes), losses, 0)
+
+
+def _log_normalizer(logits, axes, axis_name):
+    """peak, exp(logits - peak) and log Σ of these, which is accurate down to 0."""
+    peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
+    if axis_name is not None:
+        peak = lax.pmax(peak, axis_name)
+    exps = jnp.exp(logits - peak)
+    # The largest logits contribute exactly 1 each. Summed apart, and one of them left to log1p,
+    # they do not swallow what the others add. Their derivative stays in `exps`.
+    largest = jnp.floor(exps)
+    others = _classes.total(exps - largest, axes, axis_name)
+    ties = _classes.total(largest, axes, axis_name) - 1
+    return peak, exps, jnp.log1p(others + ties)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _surprise(logits, labels, axes, axis_name):
+    """lse - logits_label."""
+    peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
+    own = _classes.total(jnp.where(labels.hot, logits, 0), axes, axis_name)
+    surprise = jnp.where(labels.bad, jnp.nan, (peak - own) + log_sum)
+    return jnp.squeeze(surprise, axes)
+
+
+@_surprise.defjvp
+def _surprise_jvp(axes, axis_name, primals, tangents):
+    # Autodiff's p - 1 at the label cancels to 0 where the model is confident.
+    (logits, labels), (logits_dot, _) = primals, tangents
+    losses = _surprise(logits, labels, axes, axis_name)
+    _, exps, log_sum = _log_normalizer(logits, axes, axis_name)
+    scale = jnp.where(labels.bad, jnp.nan, jnp.exp(-log_sum))
+    own = jnp.expm1(-jnp.expand_dims(losses, axes))
+    gradient = jnp.where(labels.hot, own, scale * exps)
+    tangent = _classes.total(gradient * logits_dot, axes, axis_name)
+    return losses, jnp.squeeze(tangent, axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _cross_entropy(logits, labels, axes, axis_name):
+    """Σ_c labels_c (lse - logits_c)."""
+    peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
+    surprise = (peak - logits) + log_sum
+    losses = _classes.total(_numerics.product(labels, surprise), axes, axis_name)
+    return jnp.squeeze(losses, axes)
+
+
+def _cross_entropy_jvp(axes, axis_name, primals, tangents):
+    # Autodiff's p Σ labels - labels cancels as well; p - 1 is taken apart instead, as
+    # (exp(-log_sum) - 1) + exp(-log_sum) (exps - 1).
+    (logits, labels), (logits_dot, labels_dot) = primals, tangents
+    losses = _cross_entropy(logits, labels, axes, axis_name)
+    peak, exps, log_sum = _log_normalizer(logits, axes, axis_name)
+    parts = jnp.zeros_like(logits)
+    if not isinstance(logits_dot, SymbolicZero):
+        scale = jnp.exp(-log_sum)
+        p_minus_1 = jnp.expm1(-log_sum) + scale * (exps - 1)
+        mass = _classes.total(labels, axes, axis_name)
+        gradient = (mass - labels) * (scale * exps) + labels * p_minus_1
+        parts = gradient * logits_dot
+    if not isinstance(labels_dot, SymbolicZero):
+        surprise = (peak - logits) + log_sum
+        parts = parts + _numerics.silenced(labels, surprise) * labels_dot
+    return losses, jnp.squeeze(_classes.total(parts, axes, axis_name), axes)
+
+
+_cross_entropy.defjvp(_cross_entropy_jvp, symbolic_zeros=True)

@@ -1,0 +1,290 @@
+"""Embeddings that should lie close or apart: cosine similarity, p-norm distance, triplets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+
+
+@public(static=("axis",), domain={"eps": _checks.NON_NEGATIVE})
+def cosine_similarity(
+    x1: ArrayLike, x2: ArrayLike, *, axis: _checks.Axis = -1, eps: ArrayLike = 0.0
+) -> jax.Array:
+    """Cosine of the angle between two vectors.
+
+    similarity = x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)).
+
+    It is 0, with gradient 0, where a vector is 0. Neither large nor small vectors overflow or
+    vanish.
+
+    Args:
+      x1: floating-point array (..., D).
+      x2: array of the same rank, equal along `axis`, broadcastable elsewhere.
+      axis: the dimension or dimensions of the vectors.
+      eps: the least norm to divide by.
+
+    Returns:
+      One similarity in [-1, 1] for each pair, in the broadcast shape without `axis`; at least
+      float32.
+
+    Raises:
+      TypeError: `x1` is not floating-point.
+      ValueError: the shapes or `axis` do not fit, or `eps` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> x1, x2 = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[4.0, 3.0], [0.0, 2.0]])
+      >>> print(jaxloss.cosine_similarity(x1, x2).round(4))
+      [0.96 0.  ]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineSimilarity.html
+    """
+    x1, x2 = _checks.arrays(x1=x1, x2=x2)
+    axes = _checks.axes(axis, x1, "x1")
+    fits = x1.ndim == x2.ndim and all(
+        a == b or (i not in axes and 1 in (a, b))
+        for i, (a, b) in enumerate(zip(x1.shape, x2.shape, strict=False))
+    )
+    if not fits:
+        _checks.fail(ValueError, "x2", f"fit the shape {x1.shape}, equal along {axis}", x2.shape)
+    eps = _checks.number("eps", eps, x1)
+    unit1, unit2 = (_numerics.normalize(x, axes, eps) for x in (x1, x2))
+    return jnp.sum(unit1 * unit2, axes)
+
+
+@public(static=("axis",))
+def cosine_embedding_loss(
+    x1: ArrayLike,
+    x2: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 0.0,
+    axis: _checks.Axis = -1,
+) -> jax.Array:
+    """Cosine embedding loss: similar pairs in one direction, dissimilar ones in others.
+
+    loss = 1 - cos(x1, x2) if y = 1, max(0, cos(x1, x2) - margin) if y = -1; the hinge passes
+    gradient at the kink. Another y gives 0, as in torch.
+
+    Args:
+      x1: floating-point array (..., D).
+      x2: array of the same shape.
+      targets: 1 for similar and -1 for dissimilar pairs, in the shape of `x1` without `axis`.
+      margin: the largest cosine that a dissimilar pair may have for free, in [-1, 1].
+      axis: the dimension or dimensions of the vectors.
+
+    Returns:
+      One loss per pair, in the shape of `targets`; at least float32.
+
+    Raises:
+      TypeError: `x1` is not floating-point.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> x1, x2 = jnp.array([[3.0, 4.0], [3.0, 4.0]]), jnp.array([[4.0, 3.0], [4.0, 3.0]])
+      >>> print(jaxloss.cosine_embedding_loss(x1, x2, jnp.array([1, -1]), margin=0.5))
+      [0.04 0.46]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html
+    """
+    x1, x2, targets = _checks.arrays(x1=x1, x2=x2, targets=targets)
+    _checks.same_shape(x1=x1, x2=x2)
+    similarity = cosine_similarity(x1, x2, axis=axis)
+    if targets.shape != similarity.shape:
+        _checks.fail(ValueError, "targets", f"have shape {similarity.shape}", targets.shape)
+    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    margin = _checks.hyper_parameter("margin", margin, similarity)
+    similar = jnp.where(targets == 1, 1 - similarity, 0)
+    return similar + jnp.where(targets == -1, _numerics.hinge(similarity - margin), 0)
+
+
+@public(static=("p", "axis", "keepdims"))
+def pairwise_distance(
+    x1: ArrayLike,
+    x2: ArrayLike,
+    *,
+    p: float = 2.0,
+    eps: ArrayLike = 1e-6,
+    axis: _checks.Axis = -1,
+    keepdims: bool = False,
+) -> jax.Array:
+    """p-norm of the difference of two vectors.
+
+    distance = ‖x1 - x2 + eps‖_p, with gradient 0 where the difference is 0, for every p.
+
+    Args:
+      x1: floating-point array (..., D).
+      x2: array of the same shape.
+      p: the degree of the norm: a Python number, 0, negative and infinite ones included.
+      eps: added to every difference, so that equal vectors have a small distance and a gradient.
+      axis: the dimension or dimensions of the vectors.
+      keepdims: whether `axis` stays as a dimension of size 1.
+
+    Returns:
+      One distance per pair, in the shape of `x1` without `axis`; at least float32.
+
+    Raises:
+      TypeError: `x1` is not floating-point, or `p` is traced.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> x1, x2 = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 3.0]])
+      >>> print(jaxloss.pairwise_distance(x1, x2, p=2.0, eps=0.0).round(4))
+      [5. 2.]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.PairwiseDistance.html
+    """
+    x1, x2 = _checks.arrays(x1=x1, x2=x2)
+    _checks.same_shape(x1=x1, x2=x2)
+    axes = _checks.axes(axis, x1, "x1")
+    if not isinstance(p, int | float) or math.isnan(p):
+        _checks.fail(ValueError, "p", "be a number", repr(p))
+    eps = _checks.hyper_parameter("eps", eps, x1)
+    return _numerics.norm(x1 - x2 + eps, p, axes, keepdims=keepdims)
+
+
+@public(static=("p", "swap", "axis"), domain={"margin": _checks.POSITIVE})
+def triplet_margin_loss(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    p: float = 2.0,
+    eps: ArrayLike = 1e-6,
+    swap: bool = False,
+    axis: _checks.Axis = -1,
+) -> jax.Array:
+    """Triplet margin loss: the anchor closer to the positive than to the negative by a margin.
+
+    loss = max(0, d(a, p) - d(a, n) + margin), d(x, y) = ‖x - y + eps‖_p; the hinge passes
+    gradient at the kink. `swap` takes min(d(a, n), d(p, n)) for d(a, n).
+
+    Args:
+      anchors: floating-point array (..., D).
+      positives: embeddings that should be close to the anchors, in the same shape.
+      negatives: embeddings that should be far from them, in the same shape.
+      margin: above 0, in the unit of the distance; a number, or one for each triplet.
+      p: the degree of the norm, a Python number.
+      eps: added to every difference.
+      swap: whether a negative closer to the positive than to the anchor counts from there.
+      axis: the dimension or dimensions of the vectors.
+
+    Returns:
+      One loss per triplet, in the shape of `anchors` without `axis`; at least float32.
+
+    Raises:
+      TypeError: `anchors` is not floating-point, or `p` is traced.
+      ValueError: the shapes or `axis` do not fit, or `margin` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> anchors, positives = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> negatives = jnp.array([[1.5, 0.0]])
+      >>> print(jaxloss.triplet_margin_loss(anchors, positives, negatives).round(4))
+      [0.5]
+
+    Source: Balntas et al., Learning local feature descriptors with triplets and shallow
+    convolutional neural networks (2016).
+    """
+    anchors, positives, negatives = _checks.arrays(
+        anchors=anchors, positives=positives, negatives=negatives
+    )
+    _checks.same_shape(anchors=anchors, positives=positives, negatives=negatives)
+
+    def distance(x1: jax.Array, x2: jax.Array) -> jax.Array:
+        return pairwise_distance(x1, x2, p=p, eps=eps, axis=axis)
+
+    near, far = distance(anchors, positives), distance(anchors, negatives)
+    between = distance(positives, negatives) if swap else None
+    return _hinge_of_distances(near, far, between, margin=margin)
+
+
+def triplet_margin_with_distance_loss(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    *,
+    distance_function: Callable[[Any, Any], jax.Array] | None = None,
+    margin: ArrayLike = 1.0,
+    swap: bool = False,
+) -> jax.Array:
+    """Triplet margin loss under a distance of one's own.
+
+    loss = max(0, d(a, p) - d(a, n) + margin); the hinge passes gradient at the kink. `swap` takes
+    min(d(a, n), d(p, n)) for d(a, n).
+
+    The distance function is called afresh every time and never compiled here, so it may hold
+    parameters that change, as a Flax module does.
+
+    Args:
+      anchors: whatever `distance_function` takes, with the other two; arrays (..., D) by default.
+      positives: what should be close to the anchors.
+      negatives: what should be far from them.
+      distance_function: maps two batches to one distance per pair; `pairwise_distance` if None.
+      margin: above 0, in the unit of the distance; a number, or one for each triplet.
+      swap: whether a negative closer to the positive than to the anchor counts from there.
+
+    Returns:
+      One loss per triplet, in the shape of the distances; at least float32.
+
+    Raises:
+      TypeError: the distances are not floating-point.
+      ValueError: the distances differ in shape, or `margin` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> anchors, positives = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> negatives = jnp.array([[1.5, 0.5]])
+      >>> def manhattan(x, y):
+      ...     return jnp.sum(jnp.abs(x - y), axis=-1)
+      >>> print(jaxloss.triplet_margin_with_distance_loss(
+      ...     anchors, positives, negatives, distance_function=manhattan, margin=2.0))
+      [1.]
+
+    Source: as `triplet_margin_loss`.
+    """
+    distance = distance_function or pairwise_distance
+    return _triplet_margin_with_distance_loss(
+        distance(anchors, positives),
+        distance(anchors, negatives),
+        distance(positives, negatives) if swap else None,
+        margin=margin,
+    )
+
+
+@public(domain={"margin": _checks.POSITIVE}, name="triplet_margin_with_distance_loss")
+def _triplet_margin_with_distance_loss(
+    near: ArrayLike, far: ArrayLike, between: ArrayLike | None, *, margin: ArrayLike
+) -> jax.Array:
+    given = [near, far] if between is None else [near, far, between]
+    names = ("anchor to positive", "anchor to negative", "positive to negative")
+    distances = _checks.arrays(**dict(zip(names, given, strict=False)))
+    _checks.same_shape(**dict(zip(names, distances, strict=False)))
+    return _hinge_of_distances(*distances, margin=margin)
+
+
+def _hinge_of_distances(
+    near: jax.Array, far: jax.Array, between: jax.Array | None = None, *, margin: ArrayLike
+) -> jax.Array:
+    """`near` and `far` are the anchors' distances, `between` that of positive and negative."""
+    if between is not None:
+        far = jnp.minimum(far, between)
+    margin = _checks.hyper_parameter("margin", margin, near)
+    return _numerics.hinge(near - far + margin)

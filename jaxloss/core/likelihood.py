@@ -1,0 +1,279 @@
+"""Negative log likelihoods and divergences: categorical, Poisson, Gaussian, Kullback-Leibler."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+from jaxloss.core import _classes
+
+
+@public(static=("axis",))
+def negative_log_likelihood(
+    log_probs: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Negative log likelihood of integer labels under given log probabilities.
+
+    loss = -log_probs[label]. `log_probs` are taken as they are, not normalised.
+
+    A label outside [0, C), negative ones included, gives NaN in that example's value and gradient
+    only, and so does a label of a class that `where` excludes.
+
+    Args:
+      log_probs: floating-point array (..., C) of log probabilities.
+      labels: integer array of the shape of `log_probs` without `axis`.
+      axis: the class dimension; over a tuple of them a label is a flat index.
+      where: boolean, of the rank of `log_probs` and broadcastable to it. An example of which
+        nothing takes part has loss and gradient 0, whatever it holds.
+
+    Returns:
+      One loss per example, in the shape of `labels`; at least float32.
+
+    Raises:
+      TypeError: `log_probs` is not floating-point or `labels` not integer.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> log_probs = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.125, 0.5, 0.375]]))
+      >>> print(jaxloss.negative_log_likelihood(log_probs, jnp.array([1, 1])).round(4))
+      [1.3863 0.6931]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html
+    """
+    (log_probs,) = _checks.arrays(log_probs=log_probs)
+    axes = _checks.axes(axis, log_probs, "log_probs")
+    where = _checks.mask(where, "log_probs", log_probs)
+    found = _classes.index(labels, log_probs, axes, where, names=("log_probs", "labels"))
+    return -jnp.squeeze(_classes.pick(log_probs, found, axes), axes)
+
+
+@public(static=("log_input", "full"), domain={"eps": _checks.NON_NEGATIVE})
+def poisson_nll_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    log_input: bool = True,
+    full: bool = False,
+    eps: ArrayLike = 1e-8,
+) -> jax.Array:
+    """Negative log likelihood of counts under a Poisson distribution.
+
+    loss = exp(x) - y x with `log_input`, else x - y log(x + eps); `full` adds Stirling's
+    y log y - y + ½ log(2πy) for targets above 1.
+
+    0 log 0 is 0, with gradient 0.
+
+    Args:
+      predictions: floating-point array of any shape: the log of the expected count or, without
+        `log_input`, the expected count itself.
+      targets: counts, in the same shape.
+      log_input: whether `predictions` are logarithms.
+      full: whether to add Stirling's approximation of log(y!).
+      eps: keeps the logarithm finite without `log_input`.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes differ, or `eps` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> log_rate, count = jnp.array([0.0, 1.0]), jnp.array([2.0, 3.0])
+      >>> print(jaxloss.poisson_nll_loss(log_rate, count).round(4))
+      [ 1.     -0.2817]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html
+    """
+    predictions, targets = _checks.arrays(predictions=predictions, targets=targets)
+    _checks.same_shape(predictions=predictions, targets=targets)
+    _checks.require(targets >= 0, "targets", "be counts of 0 or more")
+    if log_input:
+        losses = jnp.exp(predictions) - _numerics.product(targets, predictions)
+    else:
+        _checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
+        eps = _checks.hyper_parameter("eps", eps, predictions)
+        losses = predictions - _numerics.xlogy(targets, predictions + eps)
+    if full:
+        above_1 = targets > 1
+        y = jnp.where(above_1, targets, 1)
+        stirling = y * jnp.log(y) - y + 0.5 * jnp.log(2 * math.pi * y)
+        losses = losses + jnp.where(above_1, stirling, 0)
+    return losses
+
+
+@public(static=("full",), domain={"eps": _checks.NON_NEGATIVE})
+def gaussian_nll_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    variances: ArrayLike,
+    *,
+    full: bool = False,
+    eps: ArrayLike = 1e-6,
+) -> jax.Array:
+    """Negative log likelihood of targets under Gaussians with predicted mean and variance.
+
+    loss = ½ (log v + (x - y)²/v) with v = max(variance, eps); `full` adds ½ log 2π.
+
+    The gradient takes v for the variance also where it was raised to eps, so that a variance that
+    fell below can recover.
+
+    Args:
+      predictions: the expected values, floating-point, of any shape.
+      targets: what was observed: the same shape, or size 1 in some dimensions.
+      variances: a number, or an array of the rank of `predictions` and broadcastable to it, in the
+        unit of `predictions` squared; 0 or more.
+      full: whether to add the constant ½ log 2π.
+      eps: the least variance.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes do not fit, or `eps` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> mean, observed = jnp.array([0.0, 1.0]), jnp.array([0.5, 1.0])
+      >>> print(jaxloss.gaussian_nll_loss(mean, observed, jnp.array([1.0, 4.0])).round(4))
+      [0.125  0.6931]
+
+    Source: Nix and Weigend, Estimating the mean and variance of the target probability
+    distribution (1994).
+    """
+    predictions, targets, variances = _checks.arrays(
+        predictions=predictions, targets=targets, variances=variances
+    )
+    targets = _checks.broadcast("targets", targets, predictions, same_rank=True)
+    if variances.ndim:
+        variances = _checks.broadcast("variances", variances, predictions, same_rank=True)
+    _checks.require(variances >= 0, "variances", "be 0 or more")
+    eps = _checks.hyper_parameter("eps", eps, predictions)
+    raised = variances + lax.stop_gradient(eps - variances)
+    v = jnp.where(variances < eps, raised, variances)
+    error = predictions - targets
+    losses = 0.5 * (jnp.log(v) + error * _numerics.quotient(error, v))
+    return losses + 0.5 * math.log(2 * math.pi) if full else losses
+
+
+@public(static=("axis",))
+def kl_divergence(
+    log_predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Kullback-Leibler divergence of a predicted from a target distribution.
+
+    loss = Σ_c t_c (log t_c - log_predictions_c).
+
+    A target of 0 adds nothing, also against a log prediction of -inf, and has gradient 0 there. A
+    positive target against -inf gives +inf.
+
+    Args:
+      log_predictions: floating-point array (..., C), log probabilities.
+      targets: probabilities in the same shape.
+      axis: the dimension or dimensions summed over; None for all.
+      where: boolean, of the rank of `log_predictions` and broadcastable to it: what takes part.
+
+    Returns:
+      One divergence per example, in the shape of `log_predictions` without `axis`; at least
+      float32.
+
+    Raises:
+      TypeError: `log_predictions` is not floating-point.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> log_predictions = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+      >>> targets = jnp.array([[1.0, 0.0], [0.25, 0.75]])
+      >>> print(jaxloss.kl_divergence(log_predictions, targets).round(4))
+      [0.6931 0.    ]
+
+    Source: Kullback and Leibler, On information and sufficiency (1951).
+    """
+    log_predictions, targets = _checks.arrays(log_predictions=log_predictions, targets=targets)
+    _checks.same_shape(log_predictions=log_predictions, targets=targets)
+    axes = _checks.axes(axis, log_predictions, "log_predictions")
+    where = _checks.mask(where, "log_predictions", log_predictions)
+    rule = "be probabilities in [0, 1]"
+    _checks.require((targets >= 0) & (targets <= 1), "targets", rule, where)
+    if where is not None:
+        log_predictions = jnp.where(where, log_predictions, 0)
+        targets = jnp.where(where, targets, 0)
+    log_targets = jnp.log(jnp.where(targets == 0, 1, targets))
+    return jnp.sum(_numerics.product(targets, log_targets - log_predictions), axes)
+
+
+@public(static=("axis",))
+def kl_divergence_with_log_targets(
+    log_predictions: ArrayLike,
+    log_targets: ArrayLike,
+    *,
+    axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Kullback-Leibler divergence of a predicted from a target distribution, both as logarithms.
+
+    loss = Σ_c exp(log_t_c) (log_t_c - log_predictions_c).
+
+    A log target of -inf adds nothing, also against a log prediction of -inf, and has gradient 0.
+
+    Args:
+      log_predictions: floating-point array (..., C), log probabilities.
+      log_targets: log probabilities in the same shape.
+      axis: the dimension or dimensions summed over; None for all.
+      where: boolean, of the rank of `log_predictions` and broadcastable to it: what takes part.
+
+    Returns:
+      One divergence per example, in the shape of `log_predictions` without `axis`; at least
+      float32.
+
+    Raises:
+      TypeError: `log_predictions` is not floating-point.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> log_predictions = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+      >>> log_targets = jnp.log(jnp.array([[1.0, 0.0], [0.25, 0.75]]))
+      >>> print(jaxloss.kl_divergence_with_log_targets(log_predictions, log_targets).round(4))
+      [0.6931 0.    ]
+
+    Source: Kullback and Leibler, On information and sufficiency (1951).
+    """
+    log_predictions, log_targets = _checks.arrays(
+        log_predictions=log_predictions, log_targets=log_targets
+    )
+    _checks.same_shape(log_predictions=log_predictions, log_targets=log_targets)
+    axes = _checks.axes(axis, log_predictions, "log_predictions")
+    where = _checks.mask(where, "log_predictions", log_predictions)
+    rule = "be logarithms of probabilities, 0 or less"
+    _checks.require(log_targets <= 0, "log_targets", rule, where)
+    if where is not None:
+        log_predictions = jnp.where(where, log_predictions, 0)
+        log_targets = jnp.where(where, log_targets, -jnp.inf)
+    possible = log_targets != -jnp.inf
+    log_targets = jnp.where(possible, log_targets, 0)
+    terms = jnp.exp(log_targets) * (log_targets - log_predictions)
+    return jnp.sum(jnp.where(possible, terms, 0), axes)

@@ -1,0 +1,215 @@
+"""Scores that must win by a margin: hinge embedding, margin ranking, multi-class, multi-label."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+from jaxloss.core import _classes
+
+
+@public()
+def hinge_embedding_loss(
+    distances: ArrayLike, targets: ArrayLike, *, margin: ArrayLike = 1.0
+) -> jax.Array:
+    """Hinge embedding loss: similar pairs close, dissimilar ones at least a margin apart.
+
+    loss = d if y = 1, max(0, margin - d) if y = -1; the gradient at the kink is -1. Another y
+    adds both terms up, as torch does.
+
+    Args:
+      distances: floating-point array of any shape.
+      targets: 1 for similar and -1 for dissimilar pairs, in the same shape.
+      margin: in the unit of `distances`; a number, or one for each element.
+
+    Returns:
+      One loss per element, in the shape of `distances`; at least float32.
+
+    Raises:
+      TypeError: `distances` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> distances, targets = jnp.array([0.25, 0.25, 2.0]), jnp.array([1, -1, -1])
+      >>> print(jaxloss.hinge_embedding_loss(distances, targets))
+      [0.25 0.75 0.  ]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html
+    """
+    distances, targets = _checks.arrays(distances=distances, targets=targets)
+    _checks.same_shape(distances=distances, targets=targets)
+    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    margin = _checks.hyper_parameter("margin", margin, distances)
+    similar = jnp.where(targets != -1, distances, 0)
+    return similar + jnp.where(targets != 1, _numerics.hinge(margin - distances), 0)
+
+
+@public()
+def margin_ranking_loss(
+    scores1: ArrayLike, scores2: ArrayLike, targets: ArrayLike, *, margin: ArrayLike = 0.0
+) -> jax.Array:
+    """Margin ranking loss: the first score above the second by a margin, or below it.
+
+    loss = max(0, -y (x1 - x2) + margin); the hinge passes gradient at the kink.
+
+    Args:
+      scores1: floating-point array of any shape.
+      scores2: the scores to compare with, in the same shape.
+      targets: 1 where the first should be ranked higher and -1 where the second, same shape.
+      margin: in the unit of the scores; a number, or one for each element.
+
+    Returns:
+      One loss per element, in the shape of `scores1`; at least float32.
+
+    Raises:
+      TypeError: `scores1` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores1, scores2 = jnp.array([2.0, 0.5]), jnp.array([1.0, 1.0])
+      >>> print(jaxloss.margin_ranking_loss(scores1, scores2, jnp.array([1, 1]), margin=0.25))
+      [0.   0.75]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html
+    """
+    scores1, scores2, targets = _checks.arrays(scores1=scores1, scores2=scores2, targets=targets)
+    _checks.same_shape(scores1=scores1, scores2=scores2, targets=targets)
+    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    margin = _checks.hyper_parameter("margin", margin, scores1)
+    return _numerics.hinge(margin - targets * (scores1 - scores2))
+
+
+@public(static=("p", "axis"))
+def multi_margin_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    p: int = 1,
+    margin: ArrayLike = 1.0,
+    class_weights: ArrayLike | None = None,
+    axis: _checks.Axis = -1,
+) -> jax.Array:
+    """Multi-class margin loss: the label's score above every other by a margin.
+
+    loss = 1/C Σ_{c≠y} w_y max(0, margin - x_y + x_c)^p; the gradient at the kink is 0.
+
+    A label outside [0, C), negative ones included, gives NaN in that example's value and gradient
+    only.
+
+    Args:
+      scores: floating-point array (..., C).
+      labels: integer array of the shape of `scores` without `axis`.
+      p: 1 or 2.
+      margin: in the unit of the scores.
+      class_weights: one weight per class, shape (C,).
+      axis: the class dimension; over a tuple of them a label is a flat index.
+
+    Returns:
+      One loss per example, in the shape of `labels`; at least float32.
+
+    Raises:
+      TypeError: `scores` is not floating-point or `labels` not integer.
+      ValueError: the shapes or `axis` do not fit, or `p` is neither 1 nor 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> scores = jnp.array([[0.1, 0.2, 0.4, 0.8]])
+      >>> print(jaxloss.multi_margin_loss(scores, jnp.array([3])).round(4))
+      [0.325]
+
+    Source: Crammer and Singer, On the algorithmic implementation of multiclass kernel-based
+    vector machines (2001); https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html
+    """
+    _checks.one_of("p", p, (1, 2))
+    (scores,) = _checks.arrays(scores=scores)
+    axes = _checks.axes(axis, scores, "scores")
+    found = _classes.index(labels, scores, axes, None, names=("scores", "labels"))
+    margin = _checks.number("margin", margin, scores)
+    short = _numerics.hinge(scores - _classes.pick(scores, found, axes) + margin, tie=0)
+    losses = jnp.where(found.hot, 0, short if p == 1 else jnp.square(short))
+    losses = jnp.sum(losses, axes) / _classes.count(scores, axes, None)
+    if class_weights is not None:
+        weights = _classes.label_weights(class_weights, scores, found, axes)
+        losses = _numerics.product(weights, losses)
+    return losses
+
+
+@public(static=("axis",))
+def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = -1) -> jax.Array:
+    """Multi-label margin loss: every label's score above every other class's by 1.
+
+    loss = 1/C Σ_k Σ_{c not a label} max(0, 1 - x_{y_k} + x_c); the gradient at the kink is 0.
+
+    An example's labels are the non-negative ones at the front of its row; the first negative one
+    ends them, and what comes after it is not read. One of C or more gives NaN in that example's
+    value and gradient only.
+
+    Args:
+      scores: floating-point array (..., C).
+      labels: integer array of the same shape: class indices, padded with -1.
+      axis: the class dimension.
+
+    Returns:
+      One loss per example, in the shape of `scores` without `axis`; at least float32.
+
+    Raises:
+      TypeError: `scores` is not floating-point or `labels` not integer.
+      ValueError: the shapes or `axis` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> scores, labels = jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]])
+      >>> print(jaxloss.multilabel_margin_loss(scores, labels))
+      [0.85]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html
+    """
+    (scores,) = _checks.arrays(scores=scores)
+    axes = _checks.axes(axis, scores, "scores")
+    if len(axes) != 1:
+        _checks.fail(ValueError, "axis", "be one dimension", axis)
+    labels = _checks.labels("labels", labels, scores.shape)
+    scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
+    count = scores.shape[-1]
+    read = jnp.cumsum(labels < 0, -1, dtype=jnp.int32) == 0
+    bad = read & (labels >= count)
+    _checks.require(~bad, "labels", f"be below {count}, the number of classes")
+    classes = lax.broadcasted_iota(labels.dtype, (1,) * labels.ndim + (count,), labels.ndim)
+    # How often each class is a label, by comparing, which leaves no scatter.
+    times = jnp.sum((labels[..., None] == classes) & read[..., None], -2, dtype=scores.dtype)
+    times = jnp.where(jnp.any(bad, -1, keepdims=True), jnp.nan, times)
+    return _pairwise_hinge(scores, times) / max(count, 1)
+
+
+@jax.custom_jvp
+def _pairwise_hinge(scores: jax.Array, times: jax.Array) -> jax.Array:
+    """Σ_k Σ_c times_k (times_c = 0) max(0, 1 - x_k + x_c) over the last axis."""
+    short, weights = _pairs(scores, times)
+    return jnp.sum(weights * _numerics.hinge(short, tie=0), (-2, -1))
+
+
+@_pairwise_hinge.defjvp
+def _pairwise_hinge_jvp(primals, tangents):
+    # Autodiff would keep an array over all pairs of classes for the backward pass.
+    (scores, times), (scores_dot, _) = primals, tangents
+    short, weights = _pairs(scores, times)
+    active = weights * (short > 0).astype(weights.dtype)
+    gradient = jnp.sum(active, -2) - jnp.sum(active, -1)
+    return _pairwise_hinge(scores, times), jnp.sum(gradient * scores_dot, -1)
+
+
+def _pairs(scores: jax.Array, times: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """1 - x_k + x_c, and how often the pair counts, as (..., k, c)."""
+    short = (scores[..., None, :] - scores[..., :, None]) + 1
+    return short, times[..., :, None] * (times == 0).astype(times.dtype)[..., None, :]

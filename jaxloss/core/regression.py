@@ -1,0 +1,152 @@
+"""Distances of a prediction from its target: absolute, squared, Huber, smooth L1."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+
+
+def _errors(
+    predictions: ArrayLike, targets: ArrayLike | None, *, complex_too: bool = False
+) -> jax.Array:
+    if targets is None:
+        return _checks.arrays(predictions=predictions, complex_too=complex_too)[0]
+    predictions, targets = _checks.arrays(
+        predictions=predictions, targets=targets, complex_too=complex_too
+    )
+    _checks.same_shape(predictions=predictions, targets=targets)
+    return predictions - targets
+
+
+@public()
+def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+    """Absolute error.
+
+    loss = |x - y|, with derivative 0 at x = y.
+
+    Args:
+      predictions: floating-point or complex array of any shape.
+      targets: array of the same shape; left out, it is 0.
+
+    Returns:
+      One real loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is neither floating-point nor complex.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.absolute_error(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 3.5])))
+      [0.  2.  0.5]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html
+    """
+    return _numerics.absolute(_errors(predictions, targets, complex_too=True))
+
+
+@public()
+def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+    """Squared error.
+
+    loss = (x - y)², without a factor of one half.
+
+    Args:
+      predictions: floating-point array of any shape.
+      targets: array of the same shape; left out, it is 0.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.squared_error(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 3.5])))
+      [0.   4.   0.25]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html
+    """
+    return jnp.square(_errors(predictions, targets))
+
+
+@public(domain={"delta": _checks.POSITIVE})
+def huber_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
+) -> jax.Array:
+    """Huber loss: squared near the target, absolute far from it.
+
+    loss = ½ e² if |e| < δ, else δ (|e| - ½ δ), with e = x - y. Its derivative is e clipped to ±δ.
+
+    Args:
+      predictions: floating-point array of any shape.
+      targets: array of the same shape; left out, it is 0.
+      delta: δ > 0, in the unit of `predictions`; a number, or one for each element.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes differ, or `delta` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.huber_loss(jnp.array([0.0, 0.5, 3.0]), jnp.zeros(3), delta=1.0))
+      [0.    0.125 2.5  ]
+
+    Source: Huber, Robust estimation of a location parameter (1964).
+    """
+    error = _errors(predictions, targets)
+    delta = _checks.hyper_parameter("delta", delta, error)
+    size = _numerics.absolute(error)
+    small = size < delta
+    # Each branch sees a harmless error where the other is taken, so that none overflows.
+    near = jnp.where(small, error, 0)
+    return 0.5 * jnp.square(near) + jnp.where(small, 0, delta * (size - 0.5 * delta))
+
+
+@public(domain={"beta": _checks.NON_NEGATIVE})
+def smooth_l1_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, beta: ArrayLike = 1.0
+) -> jax.Array:
+    """Smooth L1 loss: the Huber loss divided by its threshold.
+
+    loss = ½ e²/β if |e| < β, else |e| - ½ β, with e = x - y. For β = 0 it is the absolute error.
+
+    Args:
+      predictions: floating-point array of any shape.
+      targets: array of the same shape; left out, it is 0.
+      beta: β >= 0, in the unit of `predictions`; a number, or one for each element.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes differ, or `beta` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.smooth_l1_loss(jnp.array([0.0, 1.0, 3.0]), jnp.zeros(3), beta=2.0))
+      [0.   0.25 2.  ]
+
+    Source: Girshick, Fast R-CNN, arXiv:1504.08083.
+    """
+    error = _errors(predictions, targets)
+    beta = _checks.hyper_parameter("beta", beta, error)
+    size = _numerics.absolute(error)
+    small = size < beta
+    near = jnp.where(small, error, 0)
+    curved = 0.5 * near * (near / jnp.where(beta == 0, 1, beta))
+    return curved + jnp.where(small, 0, size - 0.5 * beta)

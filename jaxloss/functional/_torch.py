@@ -1,0 +1,138 @@
+"""torch's conventions, written once: argument names, the class axis, legacy reductions, weights."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss import _checks, _numerics
+from jaxloss._public import public
+from jaxloss._reduction import Reduction, reduce_as_torch
+from jaxloss.core import _classes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What torch calls the arguments of the core losses.
+NAMES = {
+    "predictions": "input",
+    "log_predictions": "input",
+    "logits": "input",
+    "log_probs": "input",
+    "probabilities": "input",
+    "scores": "input",
+    "distances": "input",
+    "scores1": "input1",
+    "scores2": "input2",
+    "anchors": "anchor",
+    "positives": "positive",
+    "negatives": "negative",
+    "targets": "target",
+    "log_targets": "target",
+    "labels": "target",
+    "variances": "var",
+    "class_weights": "weight",
+    "axis": "dim",
+}
+
+
+def torch_function(
+    *,
+    static: tuple[str, ...] = (),
+    domain: Mapping[str, _checks.Domain] | None = None,
+    absent_at_zero: tuple[str, ...] = (),
+    names: Mapping[str, str] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """`public` for a function of torch: its names in errors, and its legacy arguments.
+
+    A function that declares `size_average` and `reduce` never sees them: they warn and become a
+    `reduction` before it is called, which may then be what it already compiled for.
+    """
+
+    def decorate(fun: Callable[P, R]) -> Callable[P, R]:
+        compiled = public(
+            static=("reduction", *static),
+            domain=domain,
+            absent_at_zero=absent_at_zero,
+            names={**NAMES, **(names or {})},
+        )(fun)
+        if "size_average" not in inspect.signature(fun).parameters:
+            return compiled
+
+        @functools.wraps(fun)
+        def call(*args, size_average=None, reduce=None, **kwargs):
+            if size_average is not None or reduce is not None:
+                kwargs["reduction"] = legacy_reduction(size_average, reduce, stacklevel=3)
+            return compiled(*args, **kwargs)
+
+        return call  # type: ignore[return-value]  # The signature is the wrapped function's.
+
+    return decorate
+
+
+def legacy_reduction(
+    size_average: bool | None, reduce: bool | None, *, stacklevel: int
+) -> Reduction:
+    """The `reduction` that torch's two old flags stand for."""
+    reduction: Reduction = "mean" if size_average is None or size_average else "sum"
+    if reduce is not None and not reduce:
+        reduction = "none"
+    message = f"size_average and reduce are deprecated, please use reduction={reduction!r} instead"
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+    return reduction
+
+
+def reduced(
+    losses: jax.Array, reduction: str, weights: jax.Array | None = None, *, batchmean: bool = False
+) -> jax.Array:
+    """Reduces as torch does; `weights`, already in the losses, make up the mean's denominator."""
+    allowed = ("none", "mean", "sum", "batchmean") if batchmean else ("none", "mean", "sum")
+    _checks.one_of("reduction", reduction, allowed)
+    return reduce_as_torch(losses, reduction, weights)
+
+
+def weighted(losses: jax.Array, weight: ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
+    """The losses times one weight per element, and those weights."""
+    weight = _checks.follower("weight", weight, losses)
+    if weight is None:
+        return losses, None
+    _checks.same_shape(input=losses, weight=weight)
+    return _numerics.product(weight, losses), weight
+
+
+def class_dimension(input: ArrayLike, *, most: int | None = None) -> int:
+    """torch's class axis: the first of an unbatched input, else the second."""
+    shape = jnp.shape(input)
+    if not shape or (most and len(shape) > most):
+        shapes = "(C) or (N, C)" if most else "(C), (N, C) or (N, C, d1, ..., dK)"
+        _checks.fail(ValueError, "input", f"have shape {shapes}", shape)
+    return 0 if len(shape) == 1 else 1
+
+
+class ClassTargets(NamedTuple):
+    """Class indices of the examples, those with `ignore_index` taken out by `where`."""
+
+    labels: jax.Array
+    where: jax.Array
+    weights: jax.Array  # Of each label's class; 0 where the example does not take part.
+
+
+def class_targets(
+    input: ArrayLike, target: ArrayLike, weight: ArrayLike | None, ignore_index: ArrayLike, dim: int
+) -> ClassTargets:
+    (input,) = _checks.arrays(input=input)
+    shape = input.shape[:dim] + input.shape[dim + 1 :]
+    labels = _checks.labels("target", target, shape)
+    ignored = jnp.asarray(ignore_index)
+    if ignored.ndim or not jnp.issubdtype(ignored.dtype, jnp.integer):
+        _checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())
+    where = jnp.expand_dims(labels != ignored.astype(labels.dtype), dim)
+    found = _classes.index(labels, input, (dim,), where, names=("input", "target"))
+    return ClassTargets(labels, where, _classes.label_weights(weight, input, found, (dim,)))

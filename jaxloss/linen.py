@@ -1,0 +1,108 @@
+"""torch.nn's losses as Flax Linen modules.
+
+`weight` and `pos_weight` are constant fields. Modules that hold equal arrays are equal and hash
+alike, so that `nn.jit` and its kin can tell them apart.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+
+from jaxloss import _modules as _m
+
+
+class _Loss(nn.Module):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls.__call__ = cls.__call__  # Linen wraps only what the class itself defines.
+        super().__init_subclass__(**kwargs)
+
+    def __post_init__(self) -> None:
+        for buffer in ("weight", "pos_weight"):
+            array = getattr(self, buffer, None)
+            if array is not None:
+                setattr(self, buffer, _m.Constant(array))
+        super().__post_init__()
+
+
+class L1Loss(_m.L1Loss, _Loss):
+    pass
+
+
+class NLLLoss(_m.NLLLoss, _Loss):
+    pass
+
+
+class NLLLoss2d(_m.NLLLoss2d, _Loss):
+    pass
+
+
+class PoissonNLLLoss(_m.PoissonNLLLoss, _Loss):
+    pass
+
+
+class GaussianNLLLoss(_m.GaussianNLLLoss, _Loss):
+    pass
+
+
+class KLDivLoss(_m.KLDivLoss, _Loss):
+    pass
+
+
+class MSELoss(_m.MSELoss, _Loss):
+    pass
+
+
+class BCELoss(_m.BCELoss, _Loss):
+    pass
+
+
+class BCEWithLogitsLoss(_m.BCEWithLogitsLoss, _Loss):
+    pass
+
+
+class HingeEmbeddingLoss(_m.HingeEmbeddingLoss, _Loss):
+    pass
+
+
+class MultiLabelMarginLoss(_m.MultiLabelMarginLoss, _Loss):
+    pass
+
+
+class SmoothL1Loss(_m.SmoothL1Loss, _Loss):
+    pass
+
+
+class HuberLoss(_m.HuberLoss, _Loss):
+    pass
+
+
+class SoftMarginLoss(_m.SoftMarginLoss, _Loss):
+    pass
+
+
+class CrossEntropyLoss(_m.CrossEntropyLoss, _Loss):
+    pass
+
+
+class MultiLabelSoftMarginLoss(_m.MultiLabelSoftMarginLoss, _Loss):
+    pass
+
+
+class CosineEmbeddingLoss(_m.CosineEmbeddingLoss, _Loss):
+    pass
+
+
+class MarginRankingLoss(_m.MarginRankingLoss, _Loss):
+    pass
+
+
+class MultiMarginLoss(_m.MultiMarginLoss, _Loss):
+    pass
+
+
+class TripletMarginLoss(_m.TripletMarginLoss, _Loss):
+    pass
+
+
+class TripletMarginWithDistanceLoss(_m.TripletMarginWithDistanceLoss, _Loss):
+    pass

@@ -1,0 +1,449 @@
+"""The table of losses: a row each, with inputs; every property file goes through all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxloss
+from jaxloss import functional as F
+
+N, C = 6, 5  # Examples, and classes or dimensions.
+Args = tuple[np.ndarray, ...]
+WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25, 3.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss with one configuration, as the core door and torch's door spell it.
+
+    The inputs are (N, C) or (N,), where the class axis is at once last and second, so that the
+    same arguments fit both doors.
+    """
+
+    name: str
+    sample: Callable[[np.random.Generator], Args]
+    core: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    torch: str | None = None  # Where torch has the loss in this configuration.
+    torch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    floats: tuple[int, ...] = (0,)  # The arguments to differentiate.
+    labels: bool = False  # Whether the second argument is class indices.
+    where: bool = False  # Whether the core takes `where`.
+    domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
+    kinked: bool = False  # Whether the gradient jumps, so that it has no second derivative.
+
+    def __str__(self) -> str:
+        return self.name
+
+    def losses(self, *args: Any, **more: Any) -> jax.Array:
+        """Unreduced, through the core."""
+        return getattr(jaxloss, self.core)(*args, **arrays(self.options, args[0]), **more)
+
+    def functional(self, *args: Any, reduction: Any = "none", **more: Any) -> jax.Array:
+        """Through torch's door."""
+        assert self.torch is not None
+        options = arrays(self.torch_options, args[0])
+        if self.torch in UNREDUCED:
+            return getattr(F, self.torch)(*args, **options, **more)
+        return getattr(F, self.torch)(*args, **options, reduction=reduction, **more)
+
+    def doors(self) -> dict[str, Callable[..., jax.Array]]:
+        """Every way to the unreduced losses."""
+        return {"core": self.losses} | ({"functional": self.functional} if self.torch else {})
+
+    def inputs(self, dtype: Any = np.float32, seed: int = 0) -> tuple[jax.Array, ...]:
+        """Sample inputs, exactly representable in float32; integers are left alone."""
+        drawn = self.sample(np.random.default_rng(seed))
+        return tuple(as_input(a, dtype) for a in drawn)
+
+
+UNREDUCED = {"pairwise_distance", "cosine_similarity"}
+
+
+def as_input(a: np.ndarray, dtype: Any) -> jax.Array:
+    if a.dtype.kind == "f":
+        return jnp.asarray(a.astype(np.float32)).astype(dtype)
+    return jnp.asarray(a, jnp.int32)
+
+
+def arrays(options: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    """Array options as float32, so that they are the same numbers in every precision."""
+    return {
+        name: jnp.asarray(value, jnp.float32) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _pair(rng):
+    return rng.normal(size=(N, C)), rng.normal(size=(N, C))
+
+
+def _triplet(rng):
+    return tuple(rng.normal(size=(N, C)) for _ in range(3))
+
+
+def _labelled(rng):
+    return rng.normal(size=(N, C)), rng.integers(0, C, N)
+
+
+def _log_probs(rng):
+    return np.log(_softmax(rng.normal(size=(N, C)))), rng.integers(0, C, N)
+
+
+def _distributions(rng):
+    return rng.normal(size=(N, C)), _softmax(rng.normal(size=(N, C)))
+
+
+def _divergence(rng):
+    return np.log(_softmax(rng.normal(size=(N, C)))), _softmax(rng.normal(size=(N, C)))
+
+
+def _log_divergence(rng):
+    prediction, target = _divergence(rng)
+    return prediction, np.log(target)
+
+
+def _counts(rng):
+    return rng.normal(size=(N, C)), rng.poisson(2.0, (N, C)).astype(float)
+
+
+def _rates(rng):
+    return rng.uniform(0.2, 3, (N, C)), rng.poisson(2.0, (N, C)).astype(float)
+
+
+def _gaussians(rng):
+    return *_pair(rng), rng.uniform(0.2, 3, (N, C))
+
+
+def _binary(rng):
+    return rng.normal(size=(N, C)), rng.uniform(size=(N, C))
+
+
+def _probabilities(rng):
+    return rng.uniform(0.05, 0.95, (N, C)), rng.uniform(size=(N, C))
+
+
+def _signed(rng):
+    return rng.normal(size=(N, C)), rng.choice([-1.0, 1.0], (N, C))
+
+
+def _ranked(rng):
+    return rng.normal(size=(N,)), rng.normal(size=(N,)), rng.choice([-1.0, 1.0], N)
+
+
+def _similar(rng):
+    return *_pair(rng), rng.choice([-1.0, 1.0], N)
+
+
+def _multilabel(rng):
+    labels = np.full((N, C), -1)
+    for row in labels:
+        count = rng.integers(0, C + 1)
+        row[:count] = rng.permutation(C)[:count]
+    labels[0] = [2, 2, 0, -1, 3]  # A label twice, and one that is not read.
+    return rng.normal(size=(N, C)), labels
+
+
+def _unit(x):
+    """Any float into [0, 1]."""
+    return jnp.abs(x) / (1 + jnp.abs(x))
+
+
+def _normal(x):
+    return jax.nn.log_softmax(jnp.clip(x, -1e4, 1e4))
+
+
+def _sign(x):
+    return jnp.where(x < 0, -1, jnp.ones((), x.dtype))
+
+
+def _manhattan(x, y):
+    return jnp.sum(jnp.abs(x - y), axis=-1)
+
+
+def _both(**same: Any) -> dict[str, Any]:
+    """Options that the two doors spell alike."""
+    return {"options": same, "torch_options": same}
+
+
+LOSSES = [
+    Loss("absolute_error", _pair, "absolute_error", torch="l1_loss", floats=(0, 1), kinked=True),
+    Loss("squared_error", _pair, "squared_error", torch="mse_loss", floats=(0, 1)),
+    Loss("huber", _pair, "huber_loss", torch="huber_loss", **_both(delta=0.7), floats=(0, 1)),
+    Loss("smooth_l1", _pair, "smooth_l1_loss", torch="smooth_l1_loss", **_both(beta=0.7)),
+    Loss("smooth_l1_0", _pair, "smooth_l1_loss", torch="smooth_l1_loss", **_both(beta=0.0)),
+    Loss(
+        "nll",
+        _log_probs,
+        "negative_log_likelihood",
+        torch="nll_loss",
+        labels=True,
+        where=True,
+        domain=lambda x, y: (_normal(x), y),
+    ),
+    Loss(
+        "poisson",
+        _counts,
+        "poisson_nll_loss",
+        torch="poisson_nll_loss",
+        floats=(0, 1),
+        domain=lambda x, y: (jnp.minimum(x, 80), jnp.abs(y)),
+    ),
+    Loss(
+        "poisson_rate_full",
+        _rates,
+        "poisson_nll_loss",
+        torch="poisson_nll_loss",
+        **_both(log_input=False, full=True),
+        domain=lambda x, y: (jnp.abs(x), jnp.abs(y)),
+    ),
+    Loss(
+        "poisson_rate_no_eps",
+        _rates,
+        "poisson_nll_loss",
+        torch="poisson_nll_loss",
+        **_both(log_input=False, eps=0.0),
+        domain=lambda x, y: (jnp.abs(x), jnp.where(x == 0, 0, jnp.abs(y))),
+    ),
+    Loss(
+        "gaussian",
+        _gaussians,
+        "gaussian_nll_loss",
+        torch="gaussian_nll_loss",
+        floats=(0, 1, 2),
+        domain=lambda x, y, v: (x, y, jnp.abs(v)),
+    ),
+    Loss(
+        "gaussian_full",
+        _gaussians,
+        "gaussian_nll_loss",
+        torch="gaussian_nll_loss",
+        **_both(full=True, eps=0.1),
+        floats=(0, 2),
+        domain=lambda x, y, v: (x, y, jnp.abs(v)),
+    ),
+    Loss(
+        "kl",
+        _divergence,
+        "kl_divergence",
+        floats=(0, 1),
+        where=True,
+        domain=lambda x, t: (_normal(x), jax.nn.softmax(jnp.clip(t, -1e4, 1e4))),
+    ),
+    Loss(
+        "kl_log",
+        _log_divergence,
+        "kl_divergence_with_log_targets",
+        floats=(0, 1),
+        where=True,
+        domain=lambda x, t: (_normal(x), _normal(t)),
+    ),
+    Loss(
+        "kl_terms",
+        _divergence,
+        "kl_divergence",
+        {"axis": ()},
+        torch="kl_div",
+        domain=lambda x, t: (_normal(x), _unit(t)),
+    ),
+    Loss(
+        "cross_entropy",
+        _labelled,
+        "softmax_cross_entropy_with_integer_labels",
+        torch="cross_entropy",
+        labels=True,
+        where=True,
+    ),
+    Loss(
+        "cross_entropy_smoothed",
+        _labelled,
+        "softmax_cross_entropy_with_integer_labels",
+        {"class_weights": WEIGHTS, "label_smoothing": 0.1},
+        torch="cross_entropy",
+        torch_options={"weight": WEIGHTS, "label_smoothing": 0.1},
+        labels=True,
+        where=True,
+    ),
+    Loss(
+        "cross_entropy_z",
+        _labelled,
+        "softmax_cross_entropy_with_integer_labels",
+        {"z_loss": 0.01, "label_smoothing": 1.0},
+        labels=True,
+        where=True,
+    ),
+    Loss(
+        "cross_entropy_probabilities",
+        _distributions,
+        "softmax_cross_entropy",
+        torch="cross_entropy",
+        floats=(0, 1),
+        where=True,
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss(
+        "cross_entropy_probabilities_smoothed",
+        _distributions,
+        "softmax_cross_entropy",
+        {"class_weights": WEIGHTS, "label_smoothing": 0.3},
+        torch="cross_entropy",
+        torch_options={"weight": WEIGHTS, "label_smoothing": 0.3},
+        floats=(0, 1),
+        where=True,
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss(
+        "bce_logits",
+        _binary,
+        "sigmoid_binary_cross_entropy",
+        torch="binary_cross_entropy_with_logits",
+        floats=(0, 1),
+        domain=lambda x, y: (x, _unit(y)),
+    ),
+    Loss(
+        "bce_logits_pos_weight",
+        _binary,
+        "sigmoid_binary_cross_entropy",
+        torch="binary_cross_entropy_with_logits",
+        **_both(pos_weight=WEIGHTS),
+        domain=lambda x, y: (x, _unit(y)),
+    ),
+    Loss(
+        "bce",
+        _probabilities,
+        "binary_cross_entropy",
+        torch="binary_cross_entropy",
+        floats=(0, 1),
+        domain=lambda x, y: (_unit(x), _unit(y)),
+    ),
+    Loss(
+        "soft_margin",
+        _signed,
+        "soft_margin_loss",
+        torch="soft_margin_loss",
+        domain=lambda x, y: (x, _sign(y)),
+    ),
+    Loss(
+        "multilabel_soft_margin",
+        _binary,
+        "multilabel_soft_margin_loss",
+        {"class_weights": WEIGHTS},
+        torch="multilabel_soft_margin_loss",
+        torch_options={"weight": WEIGHTS},
+        where=True,
+        domain=lambda x, y: (x, _unit(y)),
+    ),
+    Loss(
+        "hinge_embedding",
+        _signed,
+        "hinge_embedding_loss",
+        torch="hinge_embedding_loss",
+        **_both(margin=0.6),
+        kinked=True,
+        domain=lambda x, y: (x, _sign(y)),
+    ),
+    Loss(
+        "margin_ranking",
+        _ranked,
+        "margin_ranking_loss",
+        torch="margin_ranking_loss",
+        **_both(margin=0.3),
+        floats=(0, 1),
+        kinked=True,
+        domain=lambda x1, x2, y: (x1, x2, _sign(y)),
+    ),
+    Loss(
+        "multi_margin",
+        _labelled,
+        "multi_margin_loss",
+        torch="multi_margin_loss",
+        labels=True,
+        kinked=True,
+    ),
+    Loss(
+        "multi_margin_squared",
+        _labelled,
+        "multi_margin_loss",
+        {"p": 2, "margin": 0.8, "class_weights": WEIGHTS},
+        torch="multi_margin_loss",
+        torch_options={"p": 2, "margin": 0.8, "weight": WEIGHTS},
+        labels=True,
+    ),
+    Loss(
+        "multilabel_margin",
+        _multilabel,
+        "multilabel_margin_loss",
+        torch="multilabel_margin_loss",
+        kinked=True,
+    ),
+    Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
+    Loss(
+        "cosine_embedding",
+        _similar,
+        "cosine_embedding_loss",
+        torch="cosine_embedding_loss",
+        **_both(margin=0.1),
+        floats=(0, 1),
+        domain=lambda x1, x2, y: (x1, x2, _sign(y)),
+    ),
+    *(
+        Loss(
+            f"distance_{p}",
+            _pair,
+            "pairwise_distance",
+            torch="pairwise_distance",
+            **_both(p=p),
+            floats=(0, 1),
+        )
+        for p in (0.5, 1.0, 1.5, 2.0, 3.0, float("inf"))
+    ),
+    Loss("triplet", _triplet, "triplet_margin_loss", torch="triplet_margin_loss", floats=(0, 1, 2)),
+    Loss(
+        "triplet_swap",
+        _triplet,
+        "triplet_margin_loss",
+        torch="triplet_margin_loss",
+        **_both(swap=True, p=3.0, margin=2.0, eps=0.0),
+        floats=(0, 1, 2),
+    ),
+    Loss(
+        "triplet_with_distance",
+        _triplet,
+        "triplet_margin_with_distance_loss",
+        torch="triplet_margin_with_distance_loss",
+        **_both(distance_function=_manhattan, swap=True),
+        floats=(0, 1, 2),
+        kinked=True,
+    ),
+]
+
+BY_NAME = {loss.name: loss for loss in LOSSES}
+DOORS = [(loss, door) for loss in LOSSES for door in loss.doors()]
+DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
+LABELLED = [(loss, door) for loss, door in DOORS if loss.labels]
+MASKED = [loss for loss in LOSSES if loss.where]
+
+
+def scalar(loss: Loss, door: str, args: tuple, positions: tuple[int, ...] | None = None):
+    """The sum of the losses as a function of its float arguments alone, and those arguments."""
+    positions = loss.floats if positions is None else positions
+    call = loss.doors()[door]
+
+    def total(*floats):
+        full = list(args)
+        for position, value in zip(positions, floats, strict=True):
+            full[position] = value
+        return call(*full).sum()
+
+    return total, tuple(args[p] for p in positions)

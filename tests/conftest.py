@@ -1,0 +1,19 @@
+"""Strictness for every test: no implicit promotion of dtypes or ranks, and 8 virtual devices."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """64-bit floats for one test."""
+    with jax.enable_x64(True):
+        yield

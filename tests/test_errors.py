@@ -1,0 +1,533 @@
+"""Errors name the function, the argument, what it should be and what came."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+import jaxloss
+from jaxloss import functional as F
+
+X, Y, ONE = jnp.ones((2, 3)), jnp.array([0, 1]), jnp.ones((2, 3))
+INTEGERS = jnp.ones((2, 3), jnp.int32)
+WIDE = jnp.ones((2, 4))
+
+# The call, the kind of error, and its words.
+STATIC = [
+    (
+        lambda: F.l1_loss(X, WIDE),
+        ValueError,
+        "l1_loss: `target` must have `input`'s shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.huber_loss(X, WIDE),
+        ValueError,
+        "huber_loss: `targets` must have `predictions`'s shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: F.mse_loss(X, jnp.ones(3)),
+        ValueError,
+        "mse_loss: `target` must have `input`'s shape (2, 3), got (3,)",
+    ),
+    (
+        lambda: F.l1_loss(INTEGERS, INTEGERS),
+        TypeError,
+        "l1_loss: `input` must be a floating-point or complex array, got int32",
+    ),
+    (
+        lambda: F.mse_loss(INTEGERS, X),
+        TypeError,
+        "mse_loss: `input` must be a floating-point array, got int32",
+    ),
+    (
+        lambda: F.mse_loss(X, X.astype(jnp.complex64)),
+        TypeError,
+        "mse_loss: `target` must be a floating-point array, got complex64",
+    ),
+    (lambda: F.mse_loss(None, X), TypeError, "mse_loss: `input` must be an array, got NoneType"),
+    (
+        lambda: F.l1_loss(X, X, weight=Y),
+        ValueError,
+        "l1_loss: `weight` must have `input`'s shape (2, 3), got (2,)",
+    ),
+    (
+        lambda: F.l1_loss(X, X, reduction="avg"),
+        ValueError,
+        "l1_loss: `reduction` must be 'none', 'mean' or 'sum', got 'avg'",
+    ),
+    (
+        lambda: F.l1_loss(X, X, reduction="batchmean"),
+        ValueError,
+        "l1_loss: `reduction` must be 'none', 'mean' or 'sum', got 'batchmean'",
+    ),
+    (
+        lambda: F.kl_div(X, X, reduction="avg"),
+        ValueError,
+        "kl_div: `reduction` must be 'none', 'mean', 'sum' or 'batchmean', got 'avg'",
+    ),
+    (
+        lambda: F.huber_loss(X, X, delta=0),
+        ValueError,
+        "huber_loss: `delta` must be positive, got 0",
+    ),
+    (
+        lambda: jaxloss.huber_loss(X, X, delta=-1.0),
+        ValueError,
+        "huber_loss: `delta` must be positive, got -1.0",
+    ),
+    (
+        lambda: F.huber_loss(X, X, delta=jnp.ones(3)),
+        ValueError,
+        "huber_loss: `delta` must be a number or have shape (2, 3), got (3,)",
+    ),
+    (
+        lambda: F.smooth_l1_loss(X, X, beta=-1),
+        ValueError,
+        "smooth_l1_loss: `beta` must be 0 or more, got -1",
+    ),
+    (
+        lambda: F.cross_entropy(X, Y, label_smoothing=1.5),
+        ValueError,
+        "cross_entropy: `label_smoothing` must be between 0 and 1, got 1.5",
+    ),
+    (
+        lambda: F.cross_entropy(X, Y, jnp.ones(2)),
+        ValueError,
+        "cross_entropy: `weight` must have shape (3,), got (2,)",
+    ),
+    (
+        lambda: F.cross_entropy(X, jnp.array([0, 1, 2])),
+        ValueError,
+        "cross_entropy: `target` must have shape (2,), got (3,)",
+    ),
+    (
+        lambda: F.cross_entropy(X, INTEGERS),
+        TypeError,
+        "cross_entropy: `target` must be floating-point where it has `input`'s shape, as class "
+        "probabilities, got int32",
+    ),
+    (
+        lambda: F.cross_entropy(X, jnp.ones(2)),
+        TypeError,
+        "cross_entropy: `target` must be an array of integers, got float32",
+    ),
+    (
+        lambda: F.cross_entropy(jnp.float32(1), Y),
+        ValueError,
+        "cross_entropy: `input` must have shape (C), (N, C) or (N, C, d1, ..., dK), got ()",
+    ),
+    (
+        lambda: F.cross_entropy(X, Y, ignore_index=1.5),
+        TypeError,
+        "cross_entropy: `ignore_index` must be an integer, got float32[]",
+    ),
+    (
+        lambda: F.nll_loss(X, Y, jnp.ones((3, 1))),
+        ValueError,
+        "nll_loss: `weight` must have shape (3,), got (3, 1)",
+    ),
+    (
+        lambda: F.nll_loss(jnp.ones((2, 3, 4)), Y),
+        ValueError,
+        "nll_loss: `target` must have shape (2, 4), got (2,)",
+    ),
+    (
+        lambda: F.gaussian_nll_loss(X, X, jnp.ones(3)),
+        ValueError,
+        "gaussian_nll_loss: `var` must have shape (2, 3), with at most one dimension equal to 1 "
+        "instead, got (3,)",
+    ),
+    (
+        lambda: F.gaussian_nll_loss(X, X, jnp.ones((1, 1))),
+        ValueError,
+        "gaussian_nll_loss: `var` must have shape (2, 3), with at most one dimension equal to 1 "
+        "instead, got (1, 1)",
+    ),
+    (
+        lambda: F.gaussian_nll_loss(X, WIDE, X),
+        ValueError,
+        "gaussian_nll_loss: `target` must have shape (2, 3), with at most one dimension equal to 1 "
+        "instead, got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.gaussian_nll_loss(X, X, jnp.ones(3)),
+        ValueError,
+        "gaussian_nll_loss: `variances` must broadcast to (2, 3) with 2 dimensions, got (3,)",
+    ),
+    (
+        lambda: F.binary_cross_entropy(X, X, WIDE),
+        ValueError,
+        "binary_cross_entropy: `weight` must broadcast to (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: F.binary_cross_entropy_with_logits(X, X, pos_weight=jnp.ones((1, 2, 3))),
+        ValueError,
+        "binary_cross_entropy_with_logits: `pos_weight` must broadcast to (2, 3), got (1, 2, 3)",
+    ),
+    (
+        lambda: F.multi_margin_loss(X, Y, p=3),
+        ValueError,
+        "multi_margin_loss: `p` must be 1 or 2, got 3",
+    ),
+    (
+        lambda: F.multi_margin_loss(jnp.ones((2, 3, 4)), Y),
+        ValueError,
+        "multi_margin_loss: `input` must have shape (C) or (N, C), got (2, 3, 4)",
+    ),
+    (
+        lambda: F.multilabel_margin_loss(X, Y),
+        ValueError,
+        "multilabel_margin_loss: `target` must have shape (2, 3), got (2,)",
+    ),
+    (
+        lambda: F.multilabel_margin_loss(X, X),
+        TypeError,
+        "multilabel_margin_loss: `target` must be an array of integers, got float32",
+    ),
+    (
+        lambda: F.cosine_embedding_loss(X, WIDE, Y),
+        ValueError,
+        "cosine_embedding_loss: `input2` must have `input1`'s shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: F.cosine_embedding_loss(X, X, jnp.ones(3)),
+        ValueError,
+        "cosine_embedding_loss: `target` must have shape (2,), got (3,)",
+    ),
+    (
+        lambda: F.cosine_similarity(X, WIDE),
+        ValueError,
+        "cosine_similarity: `x2` must fit the shape (2, 3), equal along 1, got (2, 4)",
+    ),
+    (
+        lambda: F.cosine_similarity(X, X, dim=2),
+        ValueError,
+        "cosine_similarity: `dim` must name dimensions of `x1`, which has 2, once each, got 2",
+    ),
+    (
+        lambda: F.pairwise_distance(X, X, p="2"),
+        ValueError,
+        "pairwise_distance: `p` must be a number, got '2'",
+    ),
+    (
+        lambda: F.pairwise_distance(X, X, p=jnp.float32(2)),
+        TypeError,
+        "pairwise_distance: `p` must be a Python value, for it shapes the computation, got",
+    ),
+    (
+        lambda: F.triplet_margin_loss(X, X, WIDE),
+        ValueError,
+        "triplet_margin_loss: `negative` must have `anchor`'s shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: F.triplet_margin_loss(X, X, X, margin=0),
+        ValueError,
+        "triplet_margin_loss: `margin` must be positive, got 0",
+    ),
+    (
+        lambda: F.triplet_margin_with_distance_loss(X, X, X, margin=-1),
+        ValueError,
+        "triplet_margin_with_distance_loss: `margin` must be positive, got -1",
+    ),
+    (
+        lambda: F.margin_ranking_loss(X, X, Y),
+        ValueError,
+        "margin_ranking_loss: `target` must have `input1`'s shape (2, 3), got (2,)",
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy_with_integer_labels(X, Y, where=jnp.ones(2, bool)),
+        ValueError,
+        "softmax_cross_entropy_with_integer_labels: `where` must have the rank of "
+        "`logits` and broadcast to its shape (2, 3), got (2,)",
+    ),
+    (
+        lambda: jaxloss.kl_divergence(X, X, where=X),
+        TypeError,
+        "kl_divergence: `where` must be a boolean array, got float32",
+    ),
+    (
+        lambda: jaxloss.kl_divergence(X, X, axis=(0, 0)),
+        ValueError,
+        "kl_divergence: `axis` must name dimensions of `log_predictions`, which has 2, once each, "
+        "got (0, 0)",
+    ),
+    (
+        lambda: jaxloss.kl_divergence(X, X, axis="last"),
+        TypeError,
+        "kl_divergence: `axis` must be an integer, a tuple of integers or None, got 'last'",
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy_with_integer_labels(X, Y, axis=()),
+        ValueError,
+        "softmax_cross_entropy_with_integer_labels: `axis` must name a class dimension",
+    ),
+    (
+        lambda: jaxloss.reduce(X, "avg"),
+        ValueError,
+        "reduce: `reduction` must be 'none', 'mean', 'sum' or 'batchmean', got 'avg'",
+    ),
+    (
+        lambda: jaxloss.reduce(X, weights=jnp.ones(3)),
+        ValueError,
+        "reduce: `weights` must broadcast to (2, 3) with 2 dimensions, got (3,)",
+    ),
+    (
+        lambda: jaxloss.reduce(X, "sum", normalizer=2.0),
+        ValueError,
+        "reduce: `normalizer` must be None unless `reduction` is 'mean', got",
+    ),
+    (
+        lambda: jaxloss.reduce(Y),
+        TypeError,
+        "reduce: `losses` must be a floating-point array, got int32",
+    ),
+    (
+        lambda: jaxloss.reduce(jnp.float32(1), "batchmean"),
+        ValueError,
+        "reduce: `losses` must have a batch dimension for 'batchmean', got a scalar",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), STATIC, ids=[s[2][:60] for s in STATIC])
+def test_static_error(call, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        call()
+    with pytest.raises(error, match=re.escape(words)):
+        jax.eval_shape(call)  # Inside a trace as well.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: F.l1_loss(X, X, "sum"),
+        lambda: F.cross_entropy(X, Y, None, None),
+        lambda: F.hinge_embedding_loss(X, X, 1.0, None, None, "sum"),
+        lambda: F.gaussian_nll_loss(X, X, X, size_average=True),
+        lambda: F.huber_loss(X, X, reduce=True),
+        lambda: F.l1_loss(X, X, redaction="sum"),
+        lambda: jaxloss.huber_loss(X, X, 1.0),
+    ],
+)
+def test_calls_that_mean_something_else_in_torch_are_type_errors(call):
+    with pytest.raises(TypeError, match="argument"):
+        call()
+
+
+def test_legacy_arguments_warn_and_map_as_in_torch():
+    wanted = {
+        (True, True): "mean",
+        (True, False): "none",
+        (False, True): "sum",
+        (False, False): "none",
+        (None, True): "mean",
+        (None, False): "none",
+        (True, None): "mean",
+        (False, None): "sum",
+    }
+    for (size_average, reduce), reduction in wanted.items():
+        with pytest.warns(DeprecationWarning, match=f"reduction='{reduction}'") as caught:
+            got = F.l1_loss(X, 3 * X, size_average=size_average, reduce=reduce, reduction="none")
+        assert caught[0].filename == __file__
+        np.testing.assert_array_equal(got, F.l1_loss(X, 3 * X, reduction=reduction))
+
+
+# A call with a fault in its values, and what checkify says of it.
+LABELS = jnp.array([0, 3])
+FAULTS = [
+    (
+        lambda y: F.cross_entropy(X, y),
+        LABELS,
+        "cross_entropy: `target` must be a class in [0, 3) that takes part",
+    ),
+    (
+        lambda y: F.nll_loss(X, y),
+        LABELS,
+        "nll_loss: `target` must be a class in [0, 3) that takes part",
+    ),
+    (
+        lambda y: F.multi_margin_loss(X, y),
+        -LABELS,
+        "multi_margin_loss: `target` must be a class in [0, 3) that takes part",
+    ),
+    (
+        lambda y: jaxloss.softmax_cross_entropy_with_integer_labels(X, y),
+        LABELS,
+        "softmax_cross_entropy_with_integer_labels: `labels` must be a class in [0, 3)",
+    ),
+    (
+        lambda y: jaxloss.negative_log_likelihood(X, y),
+        LABELS,
+        "negative_log_likelihood: `labels` must be a class in [0, 3)",
+    ),
+    (
+        lambda y: F.multilabel_margin_loss(X, y),
+        jnp.full((2, 3), 3),
+        "multilabel_margin_loss: `target` must be below 3, the number of classes",
+    ),
+    (
+        lambda t: F.cross_entropy(X, t),
+        2 * X,
+        "cross_entropy: `target` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda t: jaxloss.softmax_cross_entropy(X, t),
+        -X,
+        "softmax_cross_entropy: `labels` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda p: F.binary_cross_entropy(p, X),
+        2 * X,
+        "binary_cross_entropy: `input` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda t: F.binary_cross_entropy(X, t),
+        -X,
+        "binary_cross_entropy: `target` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda t: F.binary_cross_entropy_with_logits(X, t),
+        2 * X,
+        "binary_cross_entropy_with_logits: `target` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda t: F.multilabel_soft_margin_loss(X, t),
+        2 * X,
+        "multilabel_soft_margin_loss: `target` must be probabilities in [0, 1]",
+    ),
+    (lambda t: F.kl_div(X, t), -X, "kl_div: `target` must be probabilities in [0, 1]"),
+    (
+        lambda t: F.kl_div(X, t, log_target=True),
+        X,
+        "kl_div: `target` must be logarithms of probabilities, 0 or less",
+    ),
+    (lambda t: F.soft_margin_loss(X, t), 0 * X, "soft_margin_loss: `target` must be 1 or -1"),
+    (
+        lambda t: F.hinge_embedding_loss(X, t),
+        0 * X,
+        "hinge_embedding_loss: `target` must be 1 or -1",
+    ),
+    (
+        lambda t: F.margin_ranking_loss(X, X, t),
+        2 * X,
+        "margin_ranking_loss: `target` must be 1 or -1",
+    ),
+    (
+        lambda t: F.cosine_embedding_loss(X, X, t),
+        jnp.zeros(2),
+        "cosine_embedding_loss: `target` must be 1 or -1",
+    ),
+    (lambda v: F.gaussian_nll_loss(X, X, v), -X, "gaussian_nll_loss: `var` must be 0 or more"),
+    (
+        lambda t: F.poisson_nll_loss(X, t),
+        -X,
+        "poisson_nll_loss: `target` must be counts of 0 or more",
+    ),
+    (
+        lambda r: F.poisson_nll_loss(r, X, log_input=False),
+        -X,
+        "poisson_nll_loss: `input` must be expected counts of 0 or more",
+    ),
+    (lambda d: F.huber_loss(X, X, delta=d), jnp.float32(0), "huber_loss: `delta` must be positive"),
+    (
+        lambda b: F.smooth_l1_loss(X, X, beta=b),
+        jnp.float32(-1),
+        "smooth_l1_loss: `beta` must be 0 or more",
+    ),
+    (
+        lambda e: F.cross_entropy(X, Y, label_smoothing=e),
+        jnp.float32(2),
+        "cross_entropy: `label_smoothing` must be between 0 and 1",
+    ),
+    (
+        lambda e: F.poisson_nll_loss(X, X, log_input=False, eps=e),
+        jnp.float32(-1),
+        "poisson_nll_loss: `eps` must be 0 or more",
+    ),
+    (
+        lambda e: F.gaussian_nll_loss(X, X, X, eps=e),
+        jnp.float32(-1),
+        "gaussian_nll_loss: `eps` must be 0 or more",
+    ),
+    (
+        lambda m: F.triplet_margin_loss(X, X, X, margin=m),
+        jnp.float32(0),
+        "triplet_margin_loss: `margin` must be positive",
+    ),
+    (
+        lambda e: F.cosine_similarity(X, X, eps=e),
+        jnp.float32(-1),
+        "cosine_similarity: `eps` must be 0 or more",
+    ),
+]
+FAULT_IDS = [f[2][:60] for f in FAULTS]
+TRANSFORMS = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "vmap": lambda f: lambda v: jax.vmap(f)(v[None]),
+    "scan": lambda f: lambda v: jax.lax.scan(lambda c, row: (c, f(row)), 0, v[None])[1],
+}
+
+
+def differentiated(f):
+    """The gradient with respect to a factor of the value, for integer values too."""
+    return lambda v: jax.grad(lambda s: s * f(v))(1.0)
+
+
+@pytest.mark.parametrize(("call", "fault", "words"), FAULTS, ids=FAULT_IDS)
+def test_value_condition_fires_under_checkify(call, fault, words):
+    error, _ = checkify.checkify(call)(fault)
+    with pytest.raises(checkify.JaxRuntimeError, match=re.escape(words)):
+        error.throw()
+
+
+@pytest.mark.parametrize(
+    "transform", [*TRANSFORMS.values(), differentiated], ids=[*TRANSFORMS, "grad"]
+)
+def test_value_condition_fires_through_transforms(transform):
+    for call, fault, words in (FAULTS[0], FAULTS[8], FAULTS[-2]):
+        error, _ = checkify.checkify(transform(call))(fault)
+        with pytest.raises(checkify.JaxRuntimeError, match=re.escape(words)):
+            error.throw()
+
+
+def test_no_fault_no_error():
+    for call, value in (
+        (lambda y: F.cross_entropy(X, y), jnp.array([0, -100])),
+        (lambda p: F.binary_cross_entropy(p, X), X),
+        (lambda m: F.triplet_margin_loss(X, X, X, margin=m), jnp.float32(1)),
+        (lambda y: F.multilabel_margin_loss(X, y), jnp.array([[0, -1, 99]] * 2)),
+    ):
+        error, _ = checkify.checkify(call)(value)
+        error.throw()
+
+
+def test_masked_faults_are_no_faults():
+    where = jnp.array([[True], [False]])
+    error, _ = checkify.checkify(
+        lambda y: jaxloss.softmax_cross_entropy_with_integer_labels(X, y, where=where)
+    )(LABELS)
+    error.throw()
+
+
+@pytest.mark.parametrize(("call", "fault", "words"), FAULTS, ids=FAULT_IDS)
+def test_value_condition_costs_nothing(call, fault, words, monkeypatch):
+    def program(f):
+        text = jax.jit(lambda v: f(v)).lower(fault).compile().as_text()
+        return re.sub(
+            r"metadata=\{[^}]*\}|, module @\S+|HloModule \S+|stack_frame_id=\d+", "", text
+        )
+
+    checked = program(call)
+    assert "check" not in checked
+    monkeypatch.setattr(checkify, "debug_check", lambda *_, **__: None)
+    jax.clear_caches()
+    assert instructions(program(call)) == instructions(checked)
+
+
+def instructions(text):
+    """The operations of a compiled program, in order."""
+    return re.findall(r"^\s+(?:ROOT )?%?\S+ = (\S+ [a-z\-]+)\(", text, re.MULTILINE)

@@ -1,0 +1,210 @@
+"""Derivatives: against finite differences, in all modes and orders, at kinks, ties and zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BY_NAME, LOSSES, scalar
+
+import jaxloss
+from jaxloss import functional as F
+
+ULP = 2.0**-23
+
+
+def numerical_jacobian(f, x, step=1e-4):
+    """Central differences with one Richardson step, of a function of one array."""
+    directions = step * np.eye(x.size).reshape(x.size, *x.shape)
+    shifted = np.asarray(x) + np.multiply.outer([-2.0, -1.0, 1.0, 2.0], directions)
+    values = jax.jit(jax.vmap(jax.vmap(f)))(shifted)
+    slopes = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
+    return np.moveaxis(np.asarray(slopes), 0, -1).reshape((*slopes.shape[1:], *x.shape))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_gradient_is_the_finite_difference(loss, x64):
+    f, floats = scalar(loss, "core", loss.inputs(np.float64, seed=3))
+    for position, got in enumerate(jax.grad(f, range(len(floats)))(*floats)):
+
+        def alone(x, position=position):
+            return f(*floats[:position], x, *floats[position + 1 :])
+
+        wanted = numerical_jacobian(alone, floats[position])
+        np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_float32_gradient_is_the_float64_one(loss):
+    def gradients(dtype):
+        f, floats = scalar(loss, "core", loss.inputs(dtype, seed=4))
+        return jax.grad(f, range(len(floats)))(*floats)
+
+    with jax.enable_x64(True):
+        exact = gradients(np.float64)
+    for got, wanted in zip(gradients(np.float32), exact, strict=True):
+        assert got.dtype == jnp.float32
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(got, wanted, rtol=4 * ULP, atol=4 * ULP * scale)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_forward_mode_is_reverse_mode(loss, x64):
+    f, floats = scalar(loss, "core", loss.inputs(np.float64, seed=5))
+    tangents = loss.inputs(np.float64, seed=6)
+    tangents = tuple(tangents[p] for p in loss.floats)
+    _, forward = jax.jvp(f, floats, tangents)
+    gradients = jax.grad(f, range(len(floats)))(*floats)
+    reverse = sum(jnp.vdot(g, t) for g, t in zip(gradients, tangents, strict=True))
+    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
+
+
+SECOND_ORDERS = {
+    "forward over reverse": lambda f: jax.jacfwd(jax.grad(f)),
+    "reverse over reverse": lambda f: jax.jacrev(jax.grad(f)),
+    "reverse over forward": lambda f: jax.jacrev(jax.jacfwd(f)),
+}
+
+
+def all_at_once(f):
+    """The second derivative in each order of modes, as one program."""
+    return jax.jit(lambda x: [differentiate(f)(x) for differentiate in SECOND_ORDERS.values()])
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_second_order(loss, x64):
+    f, (x,) = scalar(loss, "core", loss.inputs(np.float64, seed=7), loss.floats[:1])
+    wanted = numerical_jacobian(jax.grad(f), x)
+    for order, got in zip(SECOND_ORDERS, all_at_once(f)(x), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-7, err_msg=order)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_second_order_inside_scan(loss, x64):
+    args = tuple(a[:2] for a in loss.inputs(np.float64, seed=8))
+    position = loss.floats[0]
+    plain, (x,) = scalar(loss, "core", args, (position,))
+
+    def scanned(x):
+        full = (*args[:position], x, *args[position + 1 :])
+        rows = tuple(a[:, None] for a in full)  # One example a step.
+        return jax.lax.scan(lambda sum_, row: (sum_ + loss.losses(*row).sum(), None), 0.0, rows)[0]
+
+    # In some versions of JAX custom rules are lost here.
+    got = jax.jit(lambda x: (scanned(x), jax.grad(scanned)(x), jax.hessian(scanned)(x)))(x)
+    wanted = plain(x), jax.grad(plain)(x), numerical_jacobian(jax.grad(plain), x)
+    for mine, reference in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-7, atol=1e-7)
+
+
+# The gradient with respect to the first argument, at the point where formulas part.
+KINKS = [
+    ("l1_loss", ([0.0], [0.0]), {}, [0.0]),
+    ("l1_loss", ([-0.0], [0.0]), {}, [0.0]),
+    ("smooth_l1_loss", ([1.0, -1.0, 0.0], [0.0, 0.0, 0.0]), {}, [1.0, -1.0, 0.0]),
+    ("smooth_l1_loss", ([0.0], [0.0]), {"beta": 0.0}, [0.0]),
+    ("huber_loss", ([2.0, -2.0, 0.0], [0.0, 0.0, 0.0]), {"delta": 2.0}, [2.0, -2.0, 0.0]),
+    ("binary_cross_entropy_with_logits", ([0.0, -0.0], [1.0, 0.25]), {}, [-0.5, 0.25]),
+    ("soft_margin_loss", ([0.0], [1.0]), {}, [-0.5]),
+    ("multilabel_soft_margin_loss", ([0.0, 0.0], [1.0, 0.0]), {}, [-0.25, 0.25]),
+    ("margin_ranking_loss", ([1.0], [1.0], [1.0]), {}, [-1.0]),
+    ("margin_ranking_loss", ([1.0], [0.5], [1.0]), {"margin": 0.5}, [-1.0]),
+    ("hinge_embedding_loss", ([1.0], [-1.0]), {}, [-1.0]),
+    ("cosine_embedding_loss", ([[1.0, 0.0]], [[0.0, 2.0]], [-1.0]), {}, [[0.0, 1.0]]),
+    ("triplet_margin_loss", ([[0.0]], [[1.0]], [[2.0]]), {"eps": 0.0}, [[0.0]]),
+    ("triplet_margin_loss", ([[0.0]], [[1.0]], [[-2.0]]), {"eps": 0.0}, [[-2.0]]),
+    ("multi_margin_loss", ([[1.0, 0.0]], [0]), {}, [[0.0, 0.0]]),
+    ("multilabel_margin_loss", ([[1.0, 0.0]], [[0, -1]]), {}, [[0.0, 0.0]]),
+    ("binary_cross_entropy", ([0.0, 1.0], [1.0, 0.0]), {}, [-1e12, 1e12]),
+    ("binary_cross_entropy", ([0.0, 1.0], [0.0, 1.0]), {}, [1.0, -1.0]),
+    ("gaussian_nll_loss", ([1.0], [0.0], [0.0]), {"eps": 0.5}, [2.0]),
+    ("poisson_nll_loss", ([0.0], [0.0]), {"log_input": False, "eps": 0.0}, [1.0]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "options", "wanted"), KINKS, ids=[f"{k[0]}-{i}" for i, k in enumerate(KINKS)]
+)
+def test_kink(name, args, options, wanted):
+    args = [
+        jnp.asarray(a, jnp.int32 if isinstance(np.ravel(a)[0], np.integer) else jnp.float32)
+        for a in args
+    ]
+    got = jax.grad(lambda x: getattr(F, name)(x, *args[1:], reduction="sum", **options))(args[0])
+    np.testing.assert_allclose(got, np.asarray(wanted, np.float32), rtol=1e-6)
+
+
+def test_variance_below_eps_keeps_its_gradient():
+    def loss(var):
+        return F.gaussian_nll_loss(jnp.zeros(1), jnp.ones(1), var, eps=0.5)
+
+    # ½ (1/v - 1/v²) at v = eps.
+    np.testing.assert_allclose(jax.grad(loss)(jnp.full(1, 0.1)), [-1.0], rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(loss)(jnp.full(1, 0.1)), [[6.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, float("inf"), -1.0, float("-inf")])
+def test_norm_of_zero_has_gradient_zero(p):
+    def distance(x):
+        return jaxloss.pairwise_distance(x, jnp.zeros((2, 3)), p=p, eps=0.0).sum()
+
+    x = jnp.array([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]])
+    for derivative in (jax.grad, jax.hessian):
+        assert not np.any(derivative(distance)(x)[0])
+        assert np.all(np.isfinite(derivative(distance)(x)))
+
+
+def test_norm_below_1_has_gradient_zero_along_zeros():
+    def distance(x):
+        return jaxloss.pairwise_distance(x, jnp.zeros(3), p=0.5, eps=0.0)
+
+    gradient = jax.grad(distance)(jnp.array([0.0, 4.0, 1.0]))
+    np.testing.assert_allclose(gradient, [0.0, 1.5, 3.0], rtol=1e-6)  # √(n / |x|), n = 9
+
+
+def test_infinity_norm_shares_the_gradient_of_a_tie():
+    def distance(x):
+        return jaxloss.pairwise_distance(x, jnp.zeros(3), p=float("inf"), eps=0.0)
+
+    np.testing.assert_allclose(jax.grad(distance)(jnp.array([2.0, -2.0, 1.0])), [0.5, -0.5, 0.0])
+
+
+def test_cosine_of_a_zero_vector_is_0_with_gradient_0():
+    x1, x2 = jnp.zeros((1, 3)), jnp.ones((1, 3))
+    for cosine in (jaxloss.cosine_similarity, F.cosine_similarity):
+        assert cosine(x1, x2) == 0
+        for gradient in jax.grad(lambda a, b: cosine(a, b).sum(), (0, 1))(x1, x2):  # noqa: B023
+            assert not np.any(gradient)
+
+
+def test_complex_absolute_error(x64):
+    x = jnp.array([3 + 4j, 0j, -1j])
+    assert jaxloss.absolute_error(x).dtype == jnp.float64
+    np.testing.assert_allclose(jaxloss.absolute_error(x), [5, 0, 1])
+    gradient = jax.grad(lambda x: jaxloss.absolute_error(x).sum())(x)
+    np.testing.assert_allclose(gradient, np.conj([0.6 + 0.8j, 0, -1j]))
+
+
+def test_hessian_at_logit_0_is_that_of_the_sigmoid():
+    hessian = jax.grad(jax.grad(lambda x: jaxloss.sigmoid_binary_cross_entropy(x, 1.0)))(0.0)
+    np.testing.assert_allclose(hessian, 0.25)
+
+
+@pytest.mark.parametrize("name", ["huber", "smooth_l1", "gaussian", "hinge_embedding", "triplet"])
+def test_hyper_parameters_are_differentiable(name, x64):
+    loss = BY_NAME[name]
+    argument, value = {
+        "huber": ("delta", 0.7),
+        "smooth_l1": ("beta", 0.7),
+        "gaussian": ("eps", 0.5),
+        "hinge_embedding": ("margin", 0.6),
+        "triplet": ("margin", 1.3),
+    }[name]
+    args = loss.inputs(np.float64, seed=9)
+
+    def f(value):
+        return getattr(jaxloss, loss.core)(*args, **{argument: value}).sum()
+
+    wanted = numerical_jacobian(f, jnp.asarray(value))
+    if name == "gaussian":
+        wanted = 0.0  # The clamp is no part of the derivative, from either side.
+    np.testing.assert_allclose(jax.grad(f)(value), wanted, rtol=1e-6, atol=1e-9)

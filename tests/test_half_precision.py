@@ -1,0 +1,76 @@
+"""Half precision is storage: float32 losses, gradients rounded once, means that count right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import DOORS, LOSSES, scalar
+
+import jaxloss
+from jaxloss import functional as F
+
+HALVES = [jnp.bfloat16, jnp.float16]
+# Where the distance is the user's own function, so is its precision.
+OWN = [loss for loss in LOSSES if loss.name != "triplet_with_distance"]
+OWN_DOORS = [(loss, door) for loss, door in DOORS if loss in OWN]
+
+
+def widened(args):
+    return tuple(a.astype(jnp.float32) if a.dtype.itemsize == 2 else a for a in args)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+@pytest.mark.parametrize(("loss", "door"), OWN_DOORS, ids=lambda v: str(v))
+def test_half_inputs_are_widened(loss, door, half):
+    args = loss.inputs(half)
+    call = loss.doors()[door]
+    value = call(*args)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, call(*widened(args)), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+@pytest.mark.parametrize("loss", OWN, ids=str)
+def test_half_gradients_are_the_float32_ones_rounded(loss, half):
+    args = loss.inputs(half, seed=1)
+    f, floats = scalar(loss, "core", args)
+    g, wide = scalar(loss, "core", widened(args))
+    got = jax.grad(f, range(len(floats)))(*floats)
+    wanted = jax.grad(g, range(len(wide)))(*wide)
+    for mine, reference in zip(got, wanted, strict=True):
+        assert mine.dtype == half
+        ulp = np.spacing(np.abs(np.asarray(reference.astype(half))).astype(np.float32))
+        ulp = np.maximum(ulp * 2.0 ** (23 - jnp.finfo(half).nmant), float(jnp.finfo(half).tiny))
+        error = np.abs(np.asarray(mine, np.float32) - np.asarray(reference))
+        assert np.all(error <= ulp)
+
+
+def test_mean_of_many_float16_rows():
+    # Summed in float16 this stops at 2048, or overflows at 65504.
+    x = jnp.ones(70_000, jnp.float16)
+    assert F.l1_loss(x, jnp.zeros_like(x)) == 1
+    assert F.mse_loss(2 * x, jnp.zeros_like(x)) == 4
+    assert jaxloss.reduce(x) == 1
+    assert jaxloss.reduce(x, weights=x) == 1
+    logits = jnp.zeros((70_000, 2), jnp.float16)
+    np.testing.assert_allclose(
+        F.cross_entropy(logits, jnp.zeros(70_000, jnp.int32)), np.log(2), rtol=1e-6
+    )
+
+
+def test_mixed_precision_needs_no_leave():
+    # Strict promotion is on: only the explicit widening makes these meet.
+    logits = jnp.zeros((2, 3), jnp.bfloat16)
+    labels = jnp.full((2, 3), 1 / 3, jnp.float32)
+    assert jaxloss.softmax_cross_entropy(logits, labels).dtype == jnp.float32
+    weight = np.ones(3, np.float64)
+    assert F.cross_entropy(logits, jnp.array([0, 1]), weight).dtype == jnp.float32
+    assert F.l1_loss(logits, jnp.zeros((2, 3), jnp.float16)).dtype == jnp.float32
+
+
+def test_weights_follow_the_input(x64):
+    logits = jnp.zeros((2, 3), jnp.float32)
+    weight = jnp.ones(3, jnp.float64)
+    assert F.cross_entropy(logits, jnp.array([0, 1]), weight).dtype == jnp.float32
+    assert F.huber_loss(logits, logits, delta=np.float64(1)).dtype == jnp.float32
+    assert F.l1_loss(logits, logits, weight=jnp.ones((2, 3))).dtype == jnp.float32

@@ -1,0 +1,195 @@
+"""What the compiler gets: every platform, no scatter, no class-sized one-hot, no all-gather."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BY_NAME, DOORS, LOSSES, scalar
+from jax import export
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+from jaxloss import functional as F
+
+PLATFORMS = ["cpu", "cuda", "tpu", "rocm"]
+
+
+@pytest.mark.parametrize(("loss", "door"), DOORS, ids=[f"{loss}-{door}" for loss, door in DOORS])
+def test_every_platform(loss, door):
+    args = loss.inputs()
+    f, floats = scalar(loss, door, args)
+    lowered = export.export(
+        jax.jit(jax.value_and_grad(f, range(len(floats)))), platforms=PLATFORMS
+    )(*floats)
+    assert set(lowered.platforms) == set(PLATFORMS)
+
+
+def test_every_public_function_is_in_the_table():
+    for module, rows in (
+        (jaxloss, {loss.core for loss in LOSSES}),
+        (F, {loss.torch for loss in LOSSES}),
+    ):
+        public = {
+            name
+            for name, value in vars(module).items()
+            if callable(value) and not name.startswith("_")
+        }
+        assert public - rows - {"reduce"} == set()
+    assert set(
+        export.export(jax.jit(jax.grad(jaxloss.reduce)), platforms=PLATFORMS)(jnp.ones(3)).platforms
+    ) == set(PLATFORMS)
+
+
+INTEGER_LABELS = [
+    "cross_entropy",
+    "cross_entropy_smoothed",
+    "nll",
+    "multi_margin",
+    "multi_margin_squared",
+    "multilabel_margin",
+]
+
+
+@pytest.mark.parametrize("name", INTEGER_LABELS)
+@pytest.mark.parametrize("door", ["core", "functional"])
+def test_no_scatter_and_no_gather(name, door):
+    loss = BY_NAME[name]
+    f, floats = scalar(loss, door, loss.inputs())
+    program = jax.jit(jax.value_and_grad(f)).lower(*floats)
+    for text in (program.as_text(), program.compile().as_text()):
+        assert not re.search(r"\b(stablehlo\.)?(scatter|gather)\b", text)
+
+
+def program(f, *args):
+    return jax.jit(f).lower(*args).compile()
+
+
+def stored_one_hots(text, shape):
+    """Arrays of the logits' shape that the program stores but makes of the labels alone."""
+    entry = text[text.index("ENTRY") :]
+    result = entry[entry.index("ROOT") :]
+    found = []
+    for name, operands in re.findall(rf"%(\S+) = \w+\[{shape}\]\S* fusion\((.*?)\)", entry):
+        types = [
+            re.search(rf"%{re.escape(operand)} = (\S+)", entry)[1]
+            for operand in re.findall(r"%([\w.\-]+)", operands)
+        ]
+        labels = any(t.startswith("s32") for t in types)
+        logits = any(shape in t for t in types)
+        if labels and not logits and f"%{name}" not in result:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        F.cross_entropy,
+        functools.partial(F.cross_entropy, label_smoothing=0.1),
+        F.nll_loss,
+        F.multi_margin_loss,
+        functools.partial(F.multi_margin_loss, p=2),
+    ],
+    ids=["cross_entropy", "smoothed", "nll", "multi_margin", "multi_margin_squared"],
+)
+def test_no_one_hot_is_stored(f):
+    logits, labels = jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32)
+    compiled = program(jax.value_and_grad(f), logits, labels)
+    assert stored_one_hots(compiled.as_text(), "64,4096") == []
+
+
+def test_a_stored_one_hot_is_found():
+    def f(logits, labels):
+        hot = jax.nn.one_hot(labels, 4096)
+        return jnp.sum(jax.nn.log_softmax(logits) * hot) + jnp.sum(jnp.sin(hot) @ hot.T)
+
+    compiled = program(f, jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32))
+    assert stored_one_hots(compiled.as_text(), "64,4096")
+
+
+@pytest.mark.parametrize(
+    "f", [F.cross_entropy, F.nll_loss, F.multi_margin_loss], ids=lambda f: f.__name__
+)
+def test_at_most_one_array_of_the_logits_size_besides_the_gradient(f):
+    logits, labels = jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32)
+    memory = program(jax.value_and_grad(f), logits, labels).memory_analysis()
+    assert memory.temp_size_in_bytes < 1.1 * logits.nbytes
+
+
+def mesh(kind):
+    return jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+
+
+LOGITS = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+LABELS = np.arange(8, dtype=np.int32)
+SHARDED = {
+    "core": lambda x, y: jaxloss.softmax_cross_entropy_with_integer_labels(x, y).mean(),
+    "core with everything": lambda x, y: jaxloss.softmax_cross_entropy_with_integer_labels(
+        x, y, label_smoothing=0.1, z_loss=1e-2, class_weights=jnp.arange(1.0, 17.0)
+    ).mean(),
+    "functional": F.cross_entropy,
+    "functional with everything": functools.partial(
+        F.cross_entropy,
+        weight=np.arange(1, 17, dtype=np.float32),
+        label_smoothing=0.1,
+        ignore_index=3,
+    ),
+    "nll": F.nll_loss,
+    "multi margin": F.multi_margin_loss,
+}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_classes(name, kind):
+    f = jax.value_and_grad(SHARDED[name])
+    wanted = f(LOGITS, LABELS)
+    grid = mesh(kind)
+    with jax.set_mesh(grid):
+        logits = jax.device_put(LOGITS, NamedSharding(grid, P("data", "model")))
+        labels = jax.device_put(LABELS, NamedSharding(grid, P("data")))
+        value, gradient = jax.jit(f)(logits, labels)
+        text = jax.jit(f).lower(logits, labels).compile().as_text()
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-7)
+    assert gradient.sharding.spec == P("data", "model")
+    assert not re.search(r"all-gather|all-to-all", text)
+    assert "all-reduce" in text
+
+
+@pytest.mark.parametrize(
+    "f",
+    [jaxloss.softmax_cross_entropy_with_integer_labels, jaxloss.softmax_cross_entropy],
+    ids=["integer labels", "probabilities"],
+)
+def test_classes_sharded_over_a_named_axis(f):
+    grid = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Auto,))
+    weights = np.linspace(0.5, 2, 16, dtype=np.float32)
+    integers = f is jaxloss.softmax_cross_entropy_with_integer_labels
+    labels = LABELS.copy() if integers else np.eye(16, dtype=np.float32)[LABELS]
+    if integers:
+        labels[5] = 16  # A bad label is bad on every device.
+    options = {"label_smoothing": 0.1, "z_loss": 1e-2}
+
+    def whole(x, y, w):
+        return jnp.nansum(f(x, y, class_weights=w, **options))
+
+    @jax.shard_map(
+        mesh=grid,
+        in_specs=(P(None, "model"), P() if integers else P(None, "model"), P("model")),
+        out_specs=P(),
+    )
+    def part(x, y, w):
+        return jnp.nansum(f(x, y, class_weights=w, axis_name="model", **options))
+
+    spread = jax.jit(jax.value_and_grad(part))
+    args = (LOGITS, labels, weights)
+    value, gradient = spread(*args)
+    wanted = jax.value_and_grad(whole)(*args)
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-6)
+    assert not re.search(r"all-gather|all-to-all", spread.lower(*args).compile().as_text())

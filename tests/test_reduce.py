@@ -1,0 +1,107 @@
+"""`reduce`: one right number, over masks, weights and devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+
+RNG = np.random.default_rng(0)
+LOSSES = RNG.uniform(size=(4, 3)).astype(np.float32)
+WEIGHTS = RNG.uniform(size=(4, 3)).astype(np.float32)
+WHERE = RNG.uniform(size=(4, 3)) < 0.6
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum", "batchmean"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS, WEIGHTS[:, :1], WEIGHTS[:1, :1]])
+@pytest.mark.parametrize("where", [None, WHERE, WHERE[:1], np.zeros((1, 1), bool)])
+def test_reduce(reduction, weights, where):
+    got = jaxloss.reduce(LOSSES, reduction, weights=weights, where=where)
+    wanted = oracle.reduce(LOSSES, reduction, weights=weights, where=where)
+    assert got.shape == np.shape(wanted)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_masked_losses_may_be_anything():
+    for poison in (np.nan, np.inf, -np.inf):
+        bad = np.where(WHERE, LOSSES, poison).astype(np.float32)
+        for reduction in ("none", "mean", "sum", "batchmean"):
+
+            def f(x, reduction=reduction):
+                return jaxloss.reduce(x, reduction, where=WHERE, weights=WEIGHTS).sum()
+
+            np.testing.assert_allclose(f(bad), f(LOSSES), rtol=1e-6)
+            gradient = np.asarray(jax.grad(f)(bad))
+            np.testing.assert_array_equal(gradient[~WHERE], 0)
+            assert np.all(np.isfinite(gradient))
+
+
+def test_nothing_takes_part():
+    for options in ({"where": np.zeros((4, 3), bool)}, {"weights": np.zeros((4, 3), np.float32)}):
+        assert jaxloss.reduce(LOSSES, **options) == 0
+        np.testing.assert_array_equal(jax.grad(lambda x: jaxloss.reduce(x, **options))(LOSSES), 0)  # noqa: B023
+    assert jaxloss.reduce(np.float32([np.inf, 1]), weights=np.float32([0, 1])) == 1
+
+
+def test_normalizer():
+    np.testing.assert_allclose(jaxloss.reduce(LOSSES, normalizer=24), LOSSES.sum() / 24, rtol=1e-6)
+    assert jaxloss.reduce(LOSSES, normalizer=0) == 0
+    halves = [
+        jax.grad(lambda x: jaxloss.reduce(x, where=w, normalizer=WHERE.sum()))(half)  # noqa: B023
+        for half, w in zip(np.split(LOSSES, 2), np.split(WHERE, 2), strict=True)
+    ]
+    whole = jax.grad(lambda x: jaxloss.reduce(x, where=WHERE))(LOSSES)
+    np.testing.assert_allclose(np.concatenate(halves), whole, rtol=1e-6)
+
+
+def test_weights_are_differentiable(x64):
+    losses, weights = jnp.asarray(LOSSES, jnp.float64), jnp.asarray(WEIGHTS, jnp.float64)
+    gradient = jax.grad(lambda w: jaxloss.reduce(losses, weights=w))(weights)
+    mean = (losses * weights).sum() / weights.sum()
+    np.testing.assert_allclose(gradient, (losses - mean) / weights.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "batchmean"])
+def test_over_devices_it_is_the_reduction_of_all(reduction):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    args = (LOSSES, WEIGHTS, WHERE)
+
+    def whole(losses, weights, where):
+        return jaxloss.reduce(losses, reduction, weights=weights, where=where)
+
+    @jax.jit
+    @jax.shard_map(mesh=mesh, in_specs=P("data"), out_specs=P())
+    def spread(losses, weights, where):
+        return jaxloss.reduce(losses, reduction, weights=weights, where=where, axis_name="data")
+
+    np.testing.assert_allclose(spread(*args), whole(*args), rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.grad(spread)(*args), jax.grad(whole)(*args), rtol=1e-5, atol=1e-7
+    )
+    means = np.mean([whole(*(a[i : i + 1] for a in args)) for i in range(4)])
+    assert reduction != "mean" or not np.isclose(means, whole(*args))  # What it guards against.
+
+
+def test_over_a_vmapped_axis():
+    got = jax.vmap(lambda x, w: jaxloss.reduce(x, where=w, axis_name="rows"), axis_name="rows")(
+        LOSSES, WHERE
+    )
+    np.testing.assert_allclose(got, np.full(4, LOSSES[WHERE].mean()), rtol=1e-6)
+
+
+def test_it_reduces_what_the_losses_give():
+    logits, labels = jnp.zeros((3, 5), jnp.bfloat16), jnp.array([1, 2, -1])
+    known = labels >= 0
+
+    def loss(logits):
+        losses = jaxloss.softmax_cross_entropy_with_integer_labels(
+            logits, labels, where=known[:, None]
+        )
+        return jaxloss.reduce(losses, where=known)
+
+    np.testing.assert_allclose(loss(logits), np.log(5), rtol=1e-6)
+    assert np.all(np.isfinite(jax.grad(loss)(logits).astype(np.float32)))

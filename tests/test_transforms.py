@@ -1,0 +1,148 @@
+"""jit, vmap, scan, checkpoint and jvp of every loss, and how often it is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BY_NAME, DOOR_IDS, DOORS, LOSSES, scalar
+
+import jaxloss
+from jaxloss import functional as F
+
+
+@pytest.mark.parametrize(("loss", "door"), DOORS, ids=DOOR_IDS)
+def test_vmap_is_the_loop(loss, door):
+    call = loss.doors()[door]
+    args = loss.inputs(seed=1)
+    if args[0].ndim > 1 and door == "core":
+        np.testing.assert_allclose(jax.vmap(call)(*args), call(*args), rtol=2e-6, atol=1e-6)
+    batches = [loss.inputs(seed=s) for s in (1, 2)]
+    stacked = tuple(map(jnp.stack, zip(*batches, strict=True)))
+    looped = jnp.stack([call(*batch) for batch in batches])
+    np.testing.assert_allclose(jax.vmap(call)(*stacked), looped, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_vmap_of_grad_and_checkpoint(loss):
+    args = loss.inputs(seed=3)
+    f, floats = scalar(loss, "core", args)
+    whole = jax.grad(f, range(len(floats)))(*floats)
+
+    def one(*example):
+        g, own = scalar(loss, "core", example)
+        return jax.grad(jax.checkpoint(g), range(len(own)))(*own)
+
+    for mine, reference in zip(jax.vmap(one)(*args), whole, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.labels], ids=str)
+def test_labels_and_masks_may_be_traced(loss):
+    scores, labels = loss.inputs(seed=4)
+    where = jnp.arange(len(labels))[:, None] != 2
+
+    def f(scores, labels, where):
+        more = {"where": where} if loss.where else {}
+        return loss.losses(scores, labels, **more).sum()
+
+    np.testing.assert_allclose(jax.jit(f)(scores, labels, where), f(scores, labels, where), 1e-6)
+    jax.jit(jax.grad(f))(scores, labels, where)
+
+
+@pytest.fixture
+def compilations():
+    """The programs compiled so far, one entry each."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+X = np.float32([[1.0, 0.5, 0.25], [3.0, -1.0, 0.0]])
+Y = np.float32([[0.25, 2.5, 1.0], [0.5, 0.1, -0.75]])
+CLASSES = np.int32([1, 0])
+CHANGES = [
+    (jaxloss.huber_loss, (X, Y), "delta", 0.5, 0.75),
+    (jaxloss.smooth_l1_loss, (X, Y), "beta", 0.5, 0.75),
+    (jaxloss.gaussian_nll_loss, (X, Y, Y), "eps", 1e-3, 1e-4),
+    (jaxloss.poisson_nll_loss, (X, Y), "eps", 1e-3, 1e-4),
+    (jaxloss.hinge_embedding_loss, (X, -np.ones_like(X)), "margin", 0.5, 2.0),
+    (jaxloss.multi_margin_loss, (X, CLASSES), "margin", 0.5, 2.0),
+    (jaxloss.triplet_margin_loss, (X, Y, X + Y), "margin", 0.5, 2.0),
+    (jaxloss.triplet_margin_loss, (X, Y, X + Y), "eps", 0.5, 2.0),
+    (jaxloss.softmax_cross_entropy_with_integer_labels, (X, CLASSES), "z_loss", 0.5, 0.25),
+    (jaxloss.reduce, (X,), "normalizer", 2.0, 3.0),
+    (F.huber_loss, (X, Y), "delta", 0.5, 0.75),
+    (F.triplet_margin_loss, (X, Y, X + Y), "margin", 0.5, 2.0),
+    (F.cross_entropy, (X, CLASSES), "label_smoothing", 0.1, 0.2),
+    (F.cross_entropy, (X, CLASSES), "ignore_index", -1, 1),
+    (F.cross_entropy, (X, CLASSES), "weight", np.float32([1, 2, 3]), np.float32([3, 2, 1])),
+    (F.nll_loss, (X, CLASSES), "weight", np.float32([1, 2, 3]), np.float32([3, 2, 1])),
+    (F.multi_margin_loss, (X, CLASSES), "margin", 0.5, 0.75),
+    (F.binary_cross_entropy_with_logits, (X, X), "pos_weight", np.float32([1]), np.float32([3])),
+]
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "name", "first", "second"),
+    CHANGES,
+    ids=[f"{c[0].__module__.split('.')[-2]}-{c[0].__name__}-{c[2]}" for c in CHANGES],
+)
+def test_changing_a_number_or_a_weight_does_not_recompile(
+    f, args, name, first, second, compilations
+):
+    before = f(*args, **{name: first})
+    done = len(compilations)
+    after = f(*args, **{name: second})
+    assert len(compilations) == done
+    if name != "eps":
+        assert not np.array_equal(before, after)
+    f(*(np.concatenate([a] * 7) for a in args), **{name: second})
+    assert len(compilations) > done  # A new shape does: the count can fail.
+
+
+@pytest.mark.parametrize("name", ["huber", "cross_entropy_smoothed", "triplet"])
+def test_an_eager_call_is_one_program(name, compilations):
+    loss = BY_NAME[name]
+    args = tuple(jnp.asarray(np.asarray(a)[:5]) for a in loss.inputs())
+    loss.losses(*args)
+    loss.functional(*args, reduction="mean")
+    done = len(compilations)
+    assert done >= 2
+    loss.losses(*args)
+    loss.functional(*args, reduction="mean")
+    assert len(compilations) == done
+
+
+def test_traced_hyper_parameters():
+    @jax.jit
+    def f(x, y, delta):
+        return jaxloss.huber_loss(x, y, delta=delta)
+
+    np.testing.assert_array_equal(f(X, Y, 0.25), jaxloss.huber_loss(X, Y, delta=0.25))
+    swept = jax.vmap(lambda m: F.margin_ranking_loss(X[0], Y[0], np.sign(Y[0]), m))(jnp.arange(3.0))
+    assert swept.shape == (3,)
+
+
+def test_a_mutable_distance_function_is_not_baked_in():
+    class Distance:
+        scale = 1.0
+
+        def __call__(self, x, y):
+            return self.scale * jnp.sum(jnp.abs(x - y), -1)
+
+    distance = Distance()
+
+    def loss():
+        return F.triplet_margin_with_distance_loss(
+            X, Y, X + Y, distance_function=distance, margin=9.0
+        )
+
+    before = loss()
+    distance.scale = 2.0
+    assert loss() != before
