@@ -43,12 +43,12 @@ class Loss:
 
     def losses(self, *args: Any, **more: Any) -> jax.Array:
         """Unreduced, through the core."""
-        return getattr(jaxloss, self.core)(*args, **arrays(self.options, args[0]), **more)
+        return getattr(jaxloss, self.core)(*args, **arrays(self.options), **more)
 
     def functional(self, *args: Any, reduction: Any = "none", **more: Any) -> jax.Array:
         """Through torch's door."""
         assert self.torch is not None
-        options = arrays(self.torch_options, args[0])
+        options = arrays(self.torch_options)
         if self.torch in UNREDUCED:
             return getattr(F, self.torch)(*args, **options, **more)
         return getattr(F, self.torch)(*args, **options, reduction=reduction, **more)
@@ -72,7 +72,7 @@ def as_input(a: np.ndarray, dtype: Any) -> jax.Array:
     return jnp.asarray(a, jnp.int32)
 
 
-def arrays(options: Mapping[str, Any], like: Any) -> dict[str, Any]:
+def arrays(options: Mapping[str, Any]) -> dict[str, Any]:
     """Array options as float32, so that they are the same numbers in every precision."""
     return {
         name: jnp.asarray(value, jnp.float32) if isinstance(value, np.ndarray) else value
@@ -406,7 +406,7 @@ LOSSES = [
             **_both(p=p),
             floats=(0, 1),
         )
-        for p in (0.5, 1.0, 1.5, 2.0, 3.0, float("inf"))
+        for p in (0.5, 1.0, 2.0, 3.0, float("inf"))
     ),
     Loss("triplet", _triplet, "triplet_margin_loss", torch="triplet_margin_loss", floats=(0, 1, 2)),
     Loss(

@@ -1,5 +1,6 @@
 """Strictness for every test: no implicit promotion of dtypes or ranks, and 8 virtual devices."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -10,6 +11,10 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Live parity is an extra: torch need not be there.
+collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch_live.py"]
 
 
 @pytest.fixture

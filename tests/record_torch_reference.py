@@ -58,7 +58,8 @@ def parameters(signature: inspect.Signature) -> list[list[object]]:
 
 def builtin_parameters(function) -> list[list[object]]:
     """Of a function without a signature, from the first line of its documentation."""
-    listed = re.search(r"\((.*?)\)", function.__doc__)[1].split(", ")
+    (first,) = re.findall(r"^\w+\((.*?)\)", function.__doc__.strip())
+    listed = first.split(", ")
     pairs = [(*item.split("="), None)[:2] for item in listed]
     return [[name, "POSITIONAL_OR_KEYWORD", default] for name, default in pairs]
 

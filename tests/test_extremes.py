@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import BY_NAME, LOSSES
+from cases import BY_NAME, LOSSES, arrays
 from hypothesis.extra import numpy as hnp
 
 import jaxloss
@@ -24,7 +24,9 @@ MASKLESS = [loss for loss in LOSSES if loss.name != "multilabel_margin"]
 
 
 def drawn(values):
-    elements = st.one_of(st.sampled_from(values), st.floats(-10, 10, width=32))
+    # A gradient of order 1 / |x| is beyond float32 where x is smaller still.
+    ordinary = st.floats(-10, 10, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)
+    elements = st.one_of(st.sampled_from(values), ordinary)
     return hnp.arrays(np.float32, (3, 2, LENGTH), elements=elements)
 
 
@@ -46,11 +48,7 @@ def programs(name):
     options = {k: v[:LENGTH] if isinstance(v, np.ndarray) else v for k, v in loss.options.items()}
 
     def value(args, x):
-        options32 = {
-            k: jnp.asarray(v, jnp.float32) if isinstance(v, np.ndarray) else v
-            for k, v in options.items()
-        }
-        return getattr(jaxloss, loss.core)(x, *args[1:], **options32)
+        return getattr(jaxloss, loss.core)(x, *args[1:], **arrays(options))
 
     @jax.jit
     def run(values):

@@ -60,7 +60,7 @@ def test_no_scatter_and_no_gather(name, door):
     loss = BY_NAME[name]
     f, floats = scalar(loss, door, loss.inputs())
     program = jax.jit(jax.value_and_grad(f)).lower(*floats)
-    for text in (program.as_text(), program.compile().as_text()):
+    for text in (program.as_text(), str(program.compile().as_text())):
         assert not re.search(r"\b(stablehlo\.)?(scatter|gather)\b", text)
 
 
@@ -75,7 +75,7 @@ def stored_one_hots(text, shape):
     found = []
     for name, operands in re.findall(rf"%(\S+) = \w+\[{shape}\]\S* fusion\((.*?)\)", entry):
         types = [
-            re.search(rf"%{re.escape(operand)} = (\S+)", entry)[1]
+            re.findall(rf"%{re.escape(operand)} = (\S+)", entry)[0]
             for operand in re.findall(r"%([\w.\-]+)", operands)
         ]
         labels = any(t.startswith("s32") for t in types)
@@ -99,7 +99,7 @@ def stored_one_hots(text, shape):
 def test_no_one_hot_is_stored(f):
     logits, labels = jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32)
     compiled = program(jax.value_and_grad(f), logits, labels)
-    assert stored_one_hots(compiled.as_text(), "64,4096") == []
+    assert stored_one_hots(str(compiled.as_text()), "64,4096") == []
 
 
 def test_a_stored_one_hot_is_found():
@@ -108,7 +108,7 @@ def test_a_stored_one_hot_is_found():
         return jnp.sum(jax.nn.log_softmax(logits) * hot) + jnp.sum(jnp.sin(hot) @ hot.T)
 
     compiled = program(f, jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32))
-    assert stored_one_hots(compiled.as_text(), "64,4096")
+    assert stored_one_hots(str(compiled.as_text()), "64,4096")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_a_stored_one_hot_is_found():
 def test_at_most_one_array_of_the_logits_size_besides_the_gradient(f):
     logits, labels = jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32)
     memory = program(jax.value_and_grad(f), logits, labels).memory_analysis()
+    assert memory is not None
     assert memory.temp_size_in_bytes < 1.1 * logits.nbytes
 
 
@@ -153,7 +154,7 @@ def test_sharded_classes(name, kind):
         logits = jax.device_put(LOGITS, NamedSharding(grid, P("data", "model")))
         labels = jax.device_put(LABELS, NamedSharding(grid, P("data")))
         value, gradient = jax.jit(f)(logits, labels)
-        text = jax.jit(f).lower(logits, labels).compile().as_text()
+        text = str(program(f, logits, labels).as_text())
     np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
     np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-7)
     assert gradient.sharding.spec == P("data", "model")
@@ -192,4 +193,4 @@ def test_classes_sharded_over_a_named_axis(f):
     wanted = jax.value_and_grad(whole)(*args)
     np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
     np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-6)
-    assert not re.search(r"all-gather|all-to-all", spread.lower(*args).compile().as_text())
+    assert not re.search(r"all-gather|all-to-all", str(program(part, *args).as_text()))

@@ -13,7 +13,7 @@ import pytest
 import jaxloss
 import jaxloss.functional
 
-ROOT = pathlib.Path(jaxloss.__file__).parent
+ROOT = pathlib.Path(str(jaxloss.__file__)).parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(ROOT)], "jaxloss.")]
 # A module may import only from layers before its own.
 LAYERS = [
@@ -38,7 +38,9 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "jaxloss":
             yield from (f"jaxloss.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxloss."):
+        elif (
+            isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jaxloss.")
+        ):
             yield node.module
         elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith("jaxloss."))
@@ -85,8 +87,9 @@ SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Source:")
 def test_documentation_is_complete(module):
     for name, value in vars(module).items():
         if callable(value) and not name.startswith("_"):
-            assert not [s for s in SECTIONS if s not in value.__doc__ and name != "reduce"], name
-            assert ">>>" in value.__doc__
+            text = str(value.__doc__)
+            assert not [s for s in SECTIONS if s not in text and name != "reduce"], name
+            assert ">>>" in text
 
 
 MISTAKES = """

@@ -1,5 +1,7 @@
 """jit, vmap, scan, checkpoint and jvp of every loss, and how often it is compiled."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,7 @@ def compilations():
     """The programs compiled so far, one entry each."""
     seen = []
 
-    def listen(event, duration, **_):
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("backend_compile_duration"):
             seen.append(event)
 
@@ -63,9 +65,9 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-X = np.float32([[1.0, 0.5, 0.25], [3.0, -1.0, 0.0]])
-Y = np.float32([[0.25, 2.5, 1.0], [0.5, 0.1, -0.75]])
-CLASSES = np.int32([1, 0])
+X = np.array([[1.0, 0.5, 0.25], [3.0, -1.0, 0.0]], np.float32)
+Y = np.array([[0.25, 2.5, 1.0], [0.5, 0.1, -0.75]], np.float32)
+CLASSES = np.array([1, 0], np.int32)
 CHANGES = [
     (jaxloss.huber_loss, (X, Y), "delta", 0.5, 0.75),
     (jaxloss.smooth_l1_loss, (X, Y), "beta", 0.5, 0.75),
@@ -81,10 +83,28 @@ CHANGES = [
     (F.triplet_margin_loss, (X, Y, X + Y), "margin", 0.5, 2.0),
     (F.cross_entropy, (X, CLASSES), "label_smoothing", 0.1, 0.2),
     (F.cross_entropy, (X, CLASSES), "ignore_index", -1, 1),
-    (F.cross_entropy, (X, CLASSES), "weight", np.float32([1, 2, 3]), np.float32([3, 2, 1])),
-    (F.nll_loss, (X, CLASSES), "weight", np.float32([1, 2, 3]), np.float32([3, 2, 1])),
+    (
+        F.cross_entropy,
+        (X, CLASSES),
+        "weight",
+        np.array([1, 2, 3], np.float32),
+        np.array([3, 2, 1], np.float32),
+    ),
+    (
+        F.nll_loss,
+        (X, CLASSES),
+        "weight",
+        np.array([1, 2, 3], np.float32),
+        np.array([3, 2, 1], np.float32),
+    ),
     (F.multi_margin_loss, (X, CLASSES), "margin", 0.5, 0.75),
-    (F.binary_cross_entropy_with_logits, (X, X), "pos_weight", np.float32([1]), np.float32([3])),
+    (
+        F.binary_cross_entropy_with_logits,
+        (X, X),
+        "pos_weight",
+        np.array([1], np.float32),
+        np.array([3], np.float32),
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ ULP = 2.0**-23
 def expected(loss, args, **more):
     options = {
         name: np.asarray(v) if hasattr(v, "shape") else v
-        for name, v in arrays(loss.options, None).items()
+        for name, v in arrays(loss.options).items()
     }
     return getattr(oracle, loss.core)(*map(np.asarray, args), **options, **more)
 

@@ -1,0 +1,13 @@
+"""torch's live answers, to inputs that were not recorded; collected where torch is installed."""
+
+import pytest
+from record_torch_reference import ask
+from test_torch import FUNCTIONS, answers, compare
+from torch_cases import calls
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_float64_is_torch_live(function, x64):
+    chosen = [call for call in calls(seed=1) if call.function == function]
+    for call, ours in zip(chosen, answers(chosen, wide=True), strict=True):
+        compare(call, ours, ask(call), 1e-12)
