@@ -8,6 +8,8 @@ the same way.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -69,11 +71,7 @@ def _softplus_jvp(primals, tangents):
 
 
 def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
-    """The p-norm over `axes`, free of overflow and underflow, with gradient 0 at 0 for every p.
-
-    The largest entry is divided out (for negative p, the smallest); being any constant as far as
-    the derivatives are concerned, it is hidden from them.
-    """
+    """The p-norm over `axes`, free of overflow and underflow, with gradient 0 at 0 for every p."""
     size = absolute(x)
     if p == 0:
         return jnp.sum((x != 0).astype(x.dtype), axes, keepdims=keepdims)
@@ -83,9 +81,8 @@ def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = Fals
         return jnp.max(size, axes, keepdims=keepdims, initial=0)
     if p == -jnp.inf:
         return jnp.min(size, axes, keepdims=keepdims, initial=jnp.inf)
-    scale = _scale(size, axes, smallest=p < 0)
-    zero = scale == 0
-    ratio = size / _usable(scale)
+    scale, zero = _scale(size, p, axes)
+    ratio = size / scale
     if p == 2:
         powers = jnp.square(ratio)
     else:
@@ -93,29 +90,34 @@ def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = Fals
         powers = jnp.where(present, jnp.where(present, ratio, 1) ** p, ratio)
     total = jnp.where(zero, 1, jnp.sum(powers, axes, keepdims=True))
     root = jnp.sqrt(total) if p == 2 else total ** (1 / p)
-    result = jnp.where(zero, 0, _usable(scale) * root)
+    result = jnp.where(zero, 0, scale * root)
     return result if keepdims else jnp.squeeze(result, axes)
 
 
 def normalize(x: jax.Array, axes: tuple[int, ...], eps: jax.Array) -> jax.Array:
     """x / max(‖x‖₂, eps) without overflow or underflow; a zero vector stays 0 with gradient 0."""
-    scale = _scale(absolute(x), axes)
-    zero = scale == 0
-    ratio = x / _usable(scale)
+    scale, zero = _scale(absolute(x), 2, axes)
+    ratio = x / scale
     total = jnp.sum(jnp.square(ratio), axes, keepdims=True)
     length = jnp.sqrt(jnp.where(zero, 1, total))
-    floor = eps / _usable(scale)
+    floor = eps / scale
     return jnp.where(zero, 0, ratio / jnp.where(length < floor, floor, length))
 
 
-def _scale(size: jax.Array, axes: tuple[int, ...], *, smallest: bool = False) -> jax.Array:
-    if smallest:
+def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """What to divide by before entries are raised to p, and where the norm is 0 instead.
+
+    It is the largest entry (for negative p the smallest), and so much more that the powers' sum
+    stays below 1 and its tangents cannot overflow; a power of two, to leave the digits alone. The
+    norm does not depend on it, so it is hidden from the derivatives.
+    """
+    if p < 0:
         extreme = jnp.min(size, axes, keepdims=True, initial=jnp.inf)
     else:
         extreme = jnp.max(size, axes, keepdims=True, initial=0)
-    return lax.stop_gradient(extreme)
-
-
-def _usable(scale: jax.Array) -> jax.Array:
-    """A scale to divide by: 1 where there is nothing to scale."""
-    return jnp.where((scale == 0) | jnp.isinf(scale), 1, scale)
+        count = math.prod(size.shape[a] for a in axes)
+        extreme = extreme * 2.0 ** math.ceil(math.log2(max(count, 1)) / p)
+    zero = extreme == 0
+    most = float(jnp.finfo(size.dtype).max) / 16  # The reciprocal of more would be flushed to 0.
+    scale = jnp.where(zero, 1, jnp.minimum(extreme, most))
+    return lax.stop_gradient(scale), zero

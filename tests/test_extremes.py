@@ -202,6 +202,20 @@ def test_norms_neither_overflow_nor_vanish(size):
     np.testing.assert_allclose(gradient, wanted, rtol=2e-6)
 
 
+@pytest.mark.parametrize(("count", "size"), [(64, 1e-37), (1024, 1e-36), (4, 1e38), (64, 1e37)])
+def test_norms_in_forward_mode(count, size):
+    x, ones = jnp.full(count, size), jnp.ones(count)
+
+    def distance(x):
+        return jaxloss.pairwise_distance(x, jnp.zeros(count), eps=0.0)
+
+    _, tangent = jax.jvp(distance, (x,), (ones,))
+    np.testing.assert_allclose(tangent, np.sqrt(count), rtol=1e-6)
+    cosine, tangent = jax.jvp(lambda x: jaxloss.cosine_similarity(x, ones), (x,), (ones,))
+    np.testing.assert_allclose(cosine, 1, rtol=1e-6)
+    assert abs(tangent) <= 1e-6 / size
+
+
 def test_large_vectors_through_torch_door():
     x = jnp.full((1, 4), 1e20)
     np.testing.assert_allclose(F.cosine_similarity(x, x), 1, rtol=1e-6)

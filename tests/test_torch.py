@@ -71,7 +71,10 @@ def compare(call, ours, theirs, tolerance):
         if differs(call):
             assert not np.any(np.isnan(mine)), call.name
         else:
-            assert_close(call, mine, reference, tolerance)
+            # A derivative that torch gets as NaN or infinite is finite here.
+            known = np.isfinite(reference)
+            assert np.all(np.isfinite(mine)), call.name
+            assert_close(call, np.where(known, mine, 0), np.where(known, reference, 0), tolerance)
 
 
 def assert_close(call, mine, reference, tolerance):
@@ -115,7 +118,7 @@ def test_different_gradients_differ_as_said(x64):
 
     mine, theirs = gradients("l1_loss-complex-sum")
     np.testing.assert_allclose(mine, np.conj(theirs), rtol=1e-12)
-    (mine,), (theirs,) = gradients("binary_cross_entropy-certain-sum")
+    (mine, _), (theirs, _) = gradients("binary_cross_entropy-certain-sum")
     np.testing.assert_allclose(mine, [-1e12, 1e12, 1, -1], rtol=1e-12)
     np.testing.assert_allclose(
         theirs, [-1e12, 1e12, 0, 0], rtol=1e-8

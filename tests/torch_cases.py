@@ -24,14 +24,25 @@ class Call:
     def differentiable(self) -> tuple[int, ...]:
         """Positions of the arguments to differentiate."""
         leading = range(DIFFERENTIABLE.get(self.function, 1))
-        return tuple(p for p in leading if isinstance(self.args[p], np.ndarray))
+        return tuple(
+            p
+            for p in leading
+            if isinstance(self.args[p], np.ndarray) and self.args[p].dtype.kind in "fc"
+        )
 
 
 # How many leading arguments to differentiate, where it is more than one.
 DIFFERENTIABLE = {
     "l1_loss": 2,
     "mse_loss": 2,
+    "smooth_l1_loss": 2,
+    "huber_loss": 2,
+    "poisson_nll_loss": 2,
     "gaussian_nll_loss": 3,
+    "kl_div": 2,
+    "cross_entropy": 2,
+    "binary_cross_entropy": 2,
+    "binary_cross_entropy_with_logits": 2,
     "margin_ranking_loss": 2,
     "cosine_embedding_loss": 2,
     "cosine_similarity": 2,
@@ -47,23 +58,32 @@ def calls(seed: int = 0) -> list[Call]:
     found: list[Call] = []
 
     def normal(*shape):
-        return np.asarray(rng.normal(size=shape)).astype(np.float32).astype(np.float64)
+        return rng.normal(size=shape)
 
     def uniform(*shape, low=0.0, high=1.0):
-        return np.asarray(rng.uniform(low, high, size=shape)).astype(np.float32).astype(np.float64)
+        return rng.uniform(low, high, size=shape)
 
     def signs(*shape):
         return rng.choice([-1.0, 1.0], shape)
 
     def softmax(x, axis=-1):
         p = np.exp(x)
-        return (p / p.sum(axis, keepdims=True)).astype(np.float32).astype(np.float64)
+        return p / p.sum(axis, keepdims=True)
+
+    def representable(a):
+        """The array that both precisions share."""
+        a = np.asarray(a)
+        narrow = {"f": np.float32, "c": np.complex64}.get(a.dtype.kind, a.dtype)
+        return a.astype(narrow).astype(a.dtype)
 
     def add(label, function, *args, reductions=("none", "mean", "sum"), **options):
+        arrays = tuple(a if type(a) is float else representable(a) for a in args)
+        options = {
+            k: representable(v) if isinstance(v, np.ndarray) else v for k, v in options.items()
+        }
         for reduction in reductions:
             kept = dict(options) if reduction is None else dict(options, reduction=reduction)
             name = "-".join(filter(None, (function, label, reduction)))
-            arrays = tuple(a if isinstance(a, float) else np.asarray(a) for a in args)
             found.append(Call(name, function, arrays, kept))
 
     # Elementwise.
@@ -266,6 +286,79 @@ def calls(seed: int = 0) -> list[Call]:
         )
     add("broadcast", "cosine_similarity", normal(2, 3, 1), normal(1, 3, 4), reductions=(None,))
     add("eps", "cosine_similarity", normal(2, 3), 0.1 * normal(2, 3), eps=2.0, reductions=(None,))
+
+    # Ties, shapes and dtypes that seldom meet; the reductions are as above.
+    each = {"reductions": ("none",)}
+    a, b = normal(2, 4), normal(2, 4)
+    for p_ in (0.5, 1.0, 1.5, 2.0, 3.0, 20.0, INF):
+        equal_sizes = np.array([[1.0, -1.0, 1.0, 0.0]])
+        add(
+            f"tie-p{p_}",
+            "pairwise_distance",
+            equal_sizes,
+            0 * a[:1],
+            p=p_,
+            eps=0.0,
+            reductions=(None,),
+        )
+        add(f"same-p{p_}", "pairwise_distance", a, a, p=p_, eps=0.0, reductions=(None,))
+    for p_ in (1, 2, 3, 20, INF):
+        add(f"swap-tie-p{p_}", "triplet_margin_loss", a, a, b, p=p_, swap=True, margin=3.0, **each)
+        add(f"same-p{p_}", "triplet_margin_loss", a, a, a, p=p_, **each)
+    right_triangle = np.zeros((1, 2)), np.array([[3.0, 4.0]]), np.array([[6.0, 0.0]])
+    add("kink", "triplet_margin_loss", *right_triangle, eps=0.0, **each)
+    for swap in (False, True):
+        add(
+            f"manhattan-swap{swap:d}",
+            "triplet_margin_with_distance_loss",
+            *(a, b, normal(2, 4)),
+            distance_function=lambda u, v: abs(u - v).sum(-1),
+            swap=swap,
+            **each,
+        )
+    add("kink", "cosine_embedding_loss", [[1.0, 0.0]], [[0.0, 1.0]], [-1.0], **each)
+    add("tie", "margin_ranking_loss", [1.0, 1.0, 2.0], np.ones(3), [1.0, -1.0, -1.0], **each)
+    for p_ in (1, 2):
+        add(f"tie-p{p_}", "multi_margin_loss", np.ones((1, 3)), [0], p=p_, margin=0.0, **each)
+    for beta in (0.0, 0.5):
+        add(f"tie-beta{beta}", "smooth_l1_loss", a, a, beta=beta, **each)
+    add("square-fewer", "gaussian_nll_loss", normal(3, 3), normal(3, 3), uniform(3), **each)
+    add("target-middle1", "gaussian_nll_loss", normal(2, 3, 4), normal(2, 1, 4), 0.5, **each)
+    add("zero", "gaussian_nll_loss", a, b, 0.0, **each)
+    for smoothing in (0.0, 0.1, 1.0):
+        for label, shape in (("unbatched", (5,)), ("image", (2, 5, 3, 2))):
+            y = rng.integers(0, 5, shape[:1] * (len(shape) > 1) + shape[2:])
+            x, options = normal(*shape), {"weight": weight, "label_smoothing": smoothing}
+            add(f"{label}-smooth{smoothing}", "cross_entropy", x, y, ignore_index=3, **options)
+            soft = softmax(normal(*shape), axis=min(1, len(shape) - 1))
+            add(f"{label}-soft-smooth{smoothing}", "cross_entropy", x, soft, **options)
+    impossible = np.array([[-INF, 0.0, 1.0]])
+    add("infinite", "cross_entropy", impossible, [0], **each)
+    add("infinite", "nll_loss", impossible, [0], **each)
+    add("all-ignored-nan", "nll_loss", np.full((1, 3), np.nan), [-100], **each)
+    columns = {"weight": uniform(3, 1), "pos_weight": uniform(3, 4, high=3)}
+    add("columns", "binary_cross_entropy_with_logits", normal(3, 4), uniform(3, 4), **columns)
+    add("columns", "binary_cross_entropy", uniform(3, 4), uniform(3, 4), weight=uniform(3, 1))
+    add("cube", "multilabel_soft_margin_loss", normal(2, 3, 4), uniform(2, 3, 4))
+    ones = np.array([1, -1, -1, 1])
+    add("int", "hinge_embedding_loss", normal(4), ones)
+    add("int", "soft_margin_loss", normal(4), ones)
+    add("int", "margin_ranking_loss", normal(4), normal(4), ones)
+    add("int", "cosine_embedding_loss", normal(4, 3), normal(4, 3), ones)
+    add("int", "poisson_nll_loss", normal(4), ones + 1)
+    # Not for the two multi-margin losses: their empty sum and mean are uninitialised memory.
+    none, pair = np.zeros(0), np.zeros((2, 0, 4))
+    for function in ("poisson_nll_loss", "kl_div", "soft_margin_loss", "hinge_embedding_loss"):
+        add("scalar", function, normal(), 1.0 * np.ones(()))
+        add("empty", function, none, none)
+    for function in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+        add("scalar", function, uniform(), uniform())
+        add("empty", function, none, none)
+    add("empty", "gaussian_nll_loss", *pair, 1.0)
+    add("empty", "multilabel_soft_margin_loss", *pair)
+    add("empty", "margin_ranking_loss", none, none, none)
+    add("empty", "cosine_embedding_loss", *pair, none)
+    add("empty", "triplet_margin_loss", *pair, pair[0])
     return found
 
 
