@@ -431,6 +431,9 @@ LOSSES = [
 BY_NAME = {loss.name: loss for loss in LOSSES}
 DOORS = [(loss, door) for loss in LOSSES for door in loss.doors()]
 DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
+# The core once, through torch's door where there is one.
+OUTERMOST = [(loss, list(loss.doors())[-1]) for loss in LOSSES]
+OUTERMOST_IDS = [f"{loss}-{door}" for loss, door in OUTERMOST]
 LABELLED = [(loss, door) for loss, door in DOORS if loss.labels]
 MASKED = [loss for loss in LOSSES if loss.where]
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, DOORS, LOSSES, scalar
+from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, scalar
 from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -18,7 +18,7 @@ from jaxloss import functional as F
 PLATFORMS = ["cpu", "cuda", "tpu", "rocm"]
 
 
-@pytest.mark.parametrize(("loss", "door"), DOORS, ids=[f"{loss}-{door}" for loss, door in DOORS])
+@pytest.mark.parametrize(("loss", "door"), OUTERMOST, ids=OUTERMOST_IDS)
 def test_every_platform(loss, door):
     args = loss.inputs()
     f, floats = scalar(loss, door, args)

@@ -6,18 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, DOOR_IDS, DOORS, LOSSES, scalar
+from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, scalar
 
 import jaxloss
 from jaxloss import functional as F
 
 
-@pytest.mark.parametrize(("loss", "door"), DOORS, ids=DOOR_IDS)
+@pytest.mark.parametrize(("loss", "door"), OUTERMOST, ids=OUTERMOST_IDS)
 def test_vmap_is_the_loop(loss, door):
     call = loss.doors()[door]
-    args = loss.inputs(seed=1)
-    if args[0].ndim > 1 and door == "core":
-        np.testing.assert_allclose(jax.vmap(call)(*args), call(*args), rtol=2e-6, atol=1e-6)
     batches = [loss.inputs(seed=s) for s in (1, 2)]
     stacked = tuple(map(jnp.stack, zip(*batches, strict=True)))
     looped = jnp.stack([call(*batch) for batch in batches])
