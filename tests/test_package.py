@@ -5,6 +5,7 @@ import doctest
 import importlib
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -78,6 +79,17 @@ def test_import_brings_only_what_it_needs(statement, absent):
 def test_examples_in_the_documentation(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.FAIL_FAST)
     assert result.failed == 0
+
+
+def test_code_of_the_readme(capsys):
+    text = (ROOT.parent / "README.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    exec(compile(code, "README.md", "exec"), {})
+    wanted = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(wanted) == len(printed) == 4
+    for line, beginning in zip(printed, wanted, strict=True):
+        assert line.startswith(beginning)
 
 
 SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Source:")
