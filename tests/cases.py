@@ -36,7 +36,6 @@ class Loss:
     labels: bool = False  # Whether the second argument is class indices.
     where: bool = False  # Whether the core takes `where`.
     domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
-    kinked: bool = False  # Whether the gradient jumps, so that it has no second derivative.
 
     def __str__(self) -> str:
         return self.name
@@ -178,7 +177,7 @@ def _both(**same: Any) -> dict[str, Any]:
 
 
 LOSSES = [
-    Loss("absolute_error", _pair, "absolute_error", torch="l1_loss", floats=(0, 1), kinked=True),
+    Loss("absolute_error", _pair, "absolute_error", torch="l1_loss", floats=(0, 1)),
     Loss("squared_error", _pair, "squared_error", torch="mse_loss", floats=(0, 1)),
     Loss("huber", _pair, "huber_loss", torch="huber_loss", **_both(delta=0.7), floats=(0, 1)),
     Loss("smooth_l1", _pair, "smooth_l1_loss", torch="smooth_l1_loss", **_both(beta=0.7)),
@@ -350,7 +349,6 @@ LOSSES = [
         "hinge_embedding_loss",
         torch="hinge_embedding_loss",
         **_both(margin=0.6),
-        kinked=True,
         domain=lambda x, y: (x, _sign(y)),
     ),
     Loss(
@@ -360,7 +358,6 @@ LOSSES = [
         torch="margin_ranking_loss",
         **_both(margin=0.3),
         floats=(0, 1),
-        kinked=True,
         domain=lambda x1, x2, y: (x1, x2, _sign(y)),
     ),
     Loss(
@@ -369,7 +366,6 @@ LOSSES = [
         "multi_margin_loss",
         torch="multi_margin_loss",
         labels=True,
-        kinked=True,
     ),
     Loss(
         "multi_margin_squared",
@@ -385,7 +381,6 @@ LOSSES = [
         _multilabel,
         "multilabel_margin_loss",
         torch="multilabel_margin_loss",
-        kinked=True,
     ),
     Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
     Loss(
@@ -424,7 +419,6 @@ LOSSES = [
         torch="triplet_margin_with_distance_loss",
         **_both(distance_function=_manhattan, swap=True),
         floats=(0, 1, 2),
-        kinked=True,
     ),
 ]
 
