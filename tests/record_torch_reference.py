@@ -12,7 +12,7 @@ import re
 import warnings
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]  An extra that need not be there.
 from torch_cases import Call, calls, cotangent
 
 HERE = pathlib.Path(__file__).parent
