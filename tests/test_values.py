@@ -1,10 +1,12 @@
 """Values against the formulas in float64, in both precisions and through both doors."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import DOOR_IDS, DOORS, LOSSES, arrays
+from cases import DOOR_IDS, DOORS, LOSSES, MASKED, arrays, as_input
 
 ULP = 2.0**-23
 
@@ -38,3 +40,29 @@ def test_float32(loss, door):
 def test_shape_is_one_loss_per_example(loss):
     args = loss.inputs()
     assert loss.losses(*args).shape == expected(loss, args).shape
+
+
+UNWEIGHTED = [loss for loss in MASKED if "class_weights" not in loss.options]
+
+
+@hypothesis.settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@hypothesis.given(
+    loss=st.sampled_from(UNWEIGHTED),
+    examples=st.integers(0, 4),
+    classes=st.integers(1, 4),
+    dtype=st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]),
+    kept=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_dtype_and_mask(loss, examples, classes, dtype, kept, seed):
+    rng = np.random.default_rng(seed)
+    drawn = [a[:examples, :classes] if a.ndim == 2 else a[:examples] for a in loss.sample(rng)]
+    args = [as_input(a % classes if a.dtype.kind == "i" else a, dtype) for a in drawn]
+    where = rng.uniform(size=(examples, classes)) < kept
+    exact = [
+        np.asarray(a, np.float64 if jnp.issubdtype(a.dtype, jnp.floating) else None) for a in args
+    ]
+    wanted = expected(loss, exact, where=where)
+    value = loss.losses(*args, where=jnp.asarray(where))
+    assert value.shape == (examples,)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=1e-6)
