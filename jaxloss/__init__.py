@@ -13,6 +13,8 @@ from jaxloss.core.cross_entropy import softmax_cross_entropy as softmax_cross_en
 from jaxloss.core.cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
+from jaxloss.core.ctc import ctc_alignment as ctc_alignment
+from jaxloss.core.ctc import ctc_loss as ctc_loss
 from jaxloss.core.embedding import cosine_embedding_loss as cosine_embedding_loss
 from jaxloss.core.embedding import cosine_similarity as cosine_similarity
 from jaxloss.core.embedding import pairwise_distance as pairwise_distance

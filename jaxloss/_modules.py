@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -737,4 +737,46 @@ class TripletMarginWithDistanceLoss(Loss):
             margin=self.margin,
             swap=self.swap,
             reduction=self.reduction,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class CTCLoss(Loss):
+    """Connectionist temporal classification, as torch.nn.CTCLoss; see
+    `jaxloss.functional.ctc_loss`.
+
+    Args:
+      blank: the index of the blank.
+      reduction: "none", "mean" or "sum". The mean is that of the losses divided by the target
+        lengths.
+      zero_infinity: whether to make infinite losses 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.CTCLoss()
+      >>> log_probs = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+      >>> print(jnp.exp(-loss(log_probs, jnp.array([1]), 2, 1)))
+      0.3125
+    """
+
+    blank: int = 0
+    reduction: Reduction = "mean"
+    zero_infinity: bool = False
+
+    def __call__(
+        self,
+        log_probs: ArrayLike,
+        targets: ArrayLike,
+        input_lengths: ArrayLike | Sequence[int],
+        target_lengths: ArrayLike | Sequence[int],
+    ) -> jax.Array:
+        return F.ctc_loss(
+            log_probs,
+            targets,
+            input_lengths,
+            target_lengths,
+            blank=self.blank,
+            reduction=self.reduction,
+            zero_infinity=self.zero_infinity,
         )

@@ -121,3 +121,38 @@ def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array,
     most = float(jnp.finfo(size.dtype).max) / 16  # The reciprocal of more would be flushed to 0.
     scale = jnp.where(zero, 1, jnp.minimum(extreme, most))
     return lax.stop_gradient(scale), zero
+
+
+def two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x + y, and exactly what rounding took from it."""
+    total = x + y
+    of_y = total - x
+    return total, (x - (total - of_y)) + (y - of_y)
+
+
+def product_error(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Exactly what rounding took from x * y."""
+    x_high, y_high = _upper_half(x), _upper_half(y)
+    x_low, y_low = x - x_high, y - y_high
+    return ((x_high * y_high - x * y) + x_high * y_low + x_low * y_high) + x_low * y_low
+
+
+def _upper_half(x: jax.Array) -> jax.Array:
+    """x with so few digits that the product of two such is exact."""
+    info = jnp.finfo(x.dtype)
+    integer = jnp.int32 if info.bits == 32 else jnp.int64
+    bits = lax.bitcast_convert_type(x, integer)
+    width = int(info.nmant + 1) // 2
+    return lax.bitcast_convert_type((bits >> width) << width, x.dtype)
+
+
+def long_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum over the last axis, and what rounding took from it."""
+    rest = jnp.zeros_like(x)
+    while x.shape[-1] > 1:
+        padding = [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1] % 2)]
+        x, rest = jnp.pad(x, padding), jnp.pad(rest, padding)
+        half = x.shape[-1] // 2
+        x, lost = two_sum(x[..., :half], x[..., half:])
+        rest = rest[..., :half] + rest[..., half:] + lost
+    return jnp.sum(x, -1), jnp.sum(rest, -1)

@@ -106,3 +106,7 @@ class TripletMarginLoss(_m.TripletMarginLoss, _Loss):
 
 class TripletMarginWithDistanceLoss(_m.TripletMarginWithDistanceLoss, _Loss):
     pass
+
+
+class CTCLoss(_m.CTCLoss, _Loss):
+    pass

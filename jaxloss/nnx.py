@@ -91,3 +91,7 @@ class TripletMarginLoss(_m.TripletMarginLoss, nnx.Module):
 
 class TripletMarginWithDistanceLoss(_m.TripletMarginWithDistanceLoss, nnx.Module):
     pass
+
+
+class CTCLoss(_m.CTCLoss, nnx.Module):
+    pass

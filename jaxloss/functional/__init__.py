@@ -7,6 +7,7 @@ from jaxloss.functional.binary import (
 from jaxloss.functional.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from jaxloss.functional.binary import soft_margin_loss as soft_margin_loss
 from jaxloss.functional.cross_entropy import cross_entropy as cross_entropy
+from jaxloss.functional.ctc import ctc_loss as ctc_loss
 from jaxloss.functional.embedding import cosine_embedding_loss as cosine_embedding_loss
 from jaxloss.functional.embedding import cosine_similarity as cosine_similarity
 from jaxloss.functional.embedding import pairwise_distance as pairwise_distance

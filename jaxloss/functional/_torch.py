@@ -49,6 +49,7 @@ def torch_function(
     domain: Mapping[str, _checks.Domain] | None = None,
     absent_at_zero: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
+    name: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """`public` for a function of torch: its names in errors, and its legacy arguments.
 
@@ -62,6 +63,7 @@ def torch_function(
             domain=domain,
             absent_at_zero=absent_at_zero,
             names={**NAMES, **(names or {})},
+            name=name,
         )(fun)
         if "size_average" not in inspect.signature(fun).parameters:
             return compiled

@@ -1,0 +1,161 @@
+"""Positive numbers of any magnitude, for products of thousands of probabilities.
+
+A mantissa and a whole exponent of two each. Logarithms of such products grow to 1e4, where float32
+has three digits left after the point; mantissas keep all of theirs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxloss import _numerics
+
+# ln 2 in two parts. The first has so few bits that its product with any exponent is exact.
+_LN2_HIGH = 0.6875
+_LN2_LOW = float(np.log(2)) - _LN2_HIGH
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """(mantissa + rest) · 2**exponent, elementwise; 0 has the exponent -inf.
+
+    Derivatives are those of the mantissas, since exponents are constant almost everywhere. The
+    mantissa may drift away from 1 for a few operations: `normalized` brings it back. The rest is
+    what rounding has taken from the mantissa in sums, and in products with another that has one;
+    where it is None, nobody asked.
+    """
+
+    mantissa: jax.Array
+    exponent: jax.Array
+    rest: jax.Array | None = None
+
+    def __getitem__(self, index: Any) -> Scaled:
+        return jax.tree.map(lambda x: x[index], self)
+
+    def __mul__(self, other: Scaled) -> Scaled:
+        mantissa, rest = self.mantissa * other.mantissa, None
+        if self.rest is not None:
+            rest = self.rest * other.mantissa
+            if other.rest is not None:
+                rest = rest + self.mantissa * other.rest
+                rest = rest + _numerics.product_error(self.mantissa, other.mantissa)
+        return Scaled(mantissa, self.exponent + other.exponent, rest)
+
+    def followed(self) -> Scaled:
+        """The same number, taken as exact, with its rest followed from here on."""
+        return dataclasses.replace(self, rest=jnp.zeros_like(self.mantissa))
+
+    def unfollowed(self) -> Scaled:
+        return dataclasses.replace(self, rest=None)
+
+    def normalized(self) -> Scaled:
+        """The same numbers with mantissas in [1, 2)."""
+        exponent, reciprocal = _exponent_bits(self.mantissa)
+        return self._times(reciprocal, self.exponent + exponent)
+
+    def sum(self, axis: int) -> Scaled:
+        """The sum over an axis, which is kept with size 1."""
+        top = jnp.max(self.exponent, axis, keepdims=True, initial=_lowest(self.exponent))
+        terms = self._shifted_to(top)
+        if terms.rest is None:
+            return Scaled(jnp.sum(terms.mantissa, axis, keepdims=True), top)
+        mantissa, rest = _numerics.long_sum(jnp.moveaxis(terms.mantissa, axis, -1))
+        mantissa, rest = (jnp.expand_dims(x, axis) for x in (mantissa, rest))
+        return Scaled(mantissa, top, rest + jnp.sum(terms.rest, axis, keepdims=True))
+
+    def over(self, other: Scaled) -> jax.Array:
+        """The plain ratio, which must be representable; 0 over 0 is 0."""
+        nothing = other.mantissa == 0
+        return self._shifted_to(other.exponent).mantissa / jnp.where(nothing, 1, other.mantissa)
+
+    def log_parts(self) -> tuple[jax.Array, jax.Array]:
+        """The logarithm as a large part free of rounding and a small one; both 0 for 0."""
+        nothing = self.mantissa == 0
+        exponent = jnp.where(nothing, 0, self.exponent)
+        mantissa = jnp.where(nothing, 1, self.mantissa)
+        small = jnp.log(mantissa)
+        if self.rest is not None:
+            small = small + jnp.log1p(self.rest / mantissa)
+        return exponent * _LN2_HIGH, exponent * _LN2_LOW + small
+
+    def _shifted_to(self, exponent: jax.Array) -> Scaled:
+        return self._times(_power_of_two(self.exponent - exponent), exponent)
+
+    def _times(self, power_of_two: jax.Array, exponent: jax.Array) -> Scaled:
+        rest = None if self.rest is None else self.rest * power_of_two
+        return Scaled(self.mantissa * power_of_two, exponent, rest)
+
+
+def exp(x: jax.Array) -> Scaled:
+    """e**x, the mantissa in (1/2, 1]; exactly 1 at x = 0."""
+    nothing = x == -jnp.inf
+    exponent = jnp.ceil(x * (1 / np.log(2)))
+    rest = lax.stop_gradient((x - exponent * _LN2_HIGH) - exponent * _LN2_LOW)
+    # Where x is so large that its own spacing exceeds ln 2, the rest would be noise of any size.
+    rest = jnp.clip(rest, -0.7, 0) + (x - lax.stop_gradient(x))
+    return Scaled(jnp.exp(jnp.where(nothing, 0, rest)), exponent)
+
+
+def indicator(condition: jax.Array, dtype: jnp.dtype) -> Scaled:
+    """1 where the condition holds, else 0."""
+    exponent = jnp.where(condition, 0.0, -jnp.inf)
+    return Scaled(condition.astype(dtype), exponent.astype(dtype))
+
+
+def pad(x: Scaled) -> Scaled:
+    """A 0 in front of the states, the axis before the last."""
+
+    def front(leaf, fill):
+        width = [(0, 0)] * (leaf.ndim - 2) + [(1, 0), (0, 0)]
+        return jnp.pad(leaf, width, constant_values=fill)
+
+    rest = None if x.rest is None else front(x.rest, 0)
+    return Scaled(front(x.mantissa, 0), front(x.exponent, -jnp.inf), rest)
+
+
+def add(*terms: Scaled) -> Scaled:
+    top = terms[0].exponent
+    for term in terms[1:]:
+        top = jnp.maximum(top, term.exponent)
+    top = jnp.maximum(top, _lowest(top))  # Finite, so that 0 + 0 is 0.
+    first, *others = (term._shifted_to(top) for term in terms)
+    mantissa, rest = first.mantissa, first.rest
+    for term in others:
+        if rest is None or term.rest is None:
+            mantissa, rest = mantissa + term.mantissa, None
+        else:
+            mantissa, lost = _numerics.two_sum(mantissa, term.mantissa)
+            rest = rest + term.rest + lost
+    return Scaled(mantissa, top, rest)
+
+
+def _lowest(like: jax.Array) -> float:
+    return float(jnp.finfo(like.dtype).min)
+
+
+def _power_of_two(exponent: jax.Array) -> jax.Array:
+    """2**exponent for a whole exponent, 0 below the smallest normal number."""
+    bias, width, integer = _layout(exponent.dtype)
+    bits = jnp.clip(exponent, -bias, bias).astype(integer) + bias
+    return lax.bitcast_convert_type(bits << width, exponent.dtype)
+
+
+def _exponent_bits(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The whole part of log2(x), and 2 to its negative."""
+    bias, width, integer = _layout(x.dtype)
+    bits = lax.bitcast_convert_type(x, integer) >> width
+    reciprocal = lax.bitcast_convert_type((2 * bias - bits) << width, x.dtype)
+    return (bits - bias).astype(x.dtype), reciprocal
+
+
+def _layout(dtype: jnp.dtype) -> tuple[int, int, Any]:
+    """The bias of the exponent, its distance from the right, and the integer of the same size."""
+    info = jnp.finfo(dtype)
+    return int(info.maxexp) - 1, int(info.nmant), jnp.int32 if info.bits == 32 else jnp.int64

@@ -1,0 +1,150 @@
+"""torch's connectionist temporal classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxloss import _checks
+from jaxloss._reduction import Reduction
+from jaxloss.core import ctc as core
+from jaxloss.functional._torch import reduced, torch_function
+
+_CALLER = _checks.Caller("ctc_loss", {})
+
+
+def ctc_loss(
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike | Sequence[int],
+    target_lengths: ArrayLike | Sequence[int],
+    blank: int = 0,
+    reduction: Reduction = "mean",
+    zero_infinity: bool = False,
+) -> jax.Array:
+    """As torch.nn.functional.ctc_loss, over what `jaxloss.ctc_loss` is made of.
+
+    Differs from torch: the gradient is that with respect to `log_probs`, which need not be
+    normalised, where torch's is only right behind a log_softmax; without a path it is 0. Second
+    derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for that
+    example instead of an error, unless it is a Python number. Float32 stays accurate for
+    thousands of frames.
+
+    Args:
+      log_probs: log probabilities, floating-point, (T, N, C) or (T, C).
+      targets: integer array, without blanks: (N, S), padded behind the target lengths, or one
+        behind the other in one dimension. Unbatched (S). Under `jax.jit` one behind the other
+        needs target lengths that are Python or numpy integers to stay small in memory.
+      input_lengths: frames that take part in each example, at most T: (N), or () unbatched; an
+        integer array or Python integers.
+      target_lengths: targets of each example, as `input_lengths`.
+      blank: the index of the blank.
+      reduction: "none", "mean" or "sum". The mean is that of the losses divided by the target
+        lengths, of which 0 counts as 1.
+      zero_infinity: whether to make infinite losses 0.
+
+    Returns:
+      A scalar, or one loss per example for "none"; at least float32.
+
+    Raises:
+      TypeError: `log_probs` is not floating-point, or `targets` or a length not integer.
+      ValueError: the shapes do not fit, `blank` is no symbol, a length that is a Python number is
+        out of range, or the reduction is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import functional as F
+      >>> log_probs = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+      >>> loss = F.ctc_loss(log_probs, jnp.array([1]), 2, 1)
+      >>> print(jnp.exp(-loss))  # Paths "1 -", "- 1" and "1 1": 1/8 + 1/8 + 1/16.
+      0.3125
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.ctc_loss.html
+    """
+    if jnp.ndim(targets) == 1 and jnp.ndim(log_probs) == 3:
+        targets = _padded(targets, target_lengths)
+    return _ctc_loss(
+        log_probs,
+        targets,
+        _lengths(input_lengths),
+        _lengths(target_lengths),
+        blank,
+        reduction=reduction,
+        zero_infinity=zero_infinity,
+    )
+
+
+@torch_function(
+    static=("blank", "zero_infinity"),
+    names={"labels": "targets", "log_probs": "log_probs"},
+    name="ctc_loss",
+)
+def _ctc_loss(
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int,
+    *,
+    reduction: Reduction,
+    zero_infinity: bool,
+) -> jax.Array:
+    (log_probs,) = _checks.arrays(log_probs=log_probs)
+    if log_probs.ndim not in (2, 3):
+        _checks.fail(ValueError, "log_probs", "have shape (T, N, C) or (T, C)", log_probs.shape)
+    batched = log_probs.ndim == 3
+    scores = log_probs if batched else log_probs[:, None]
+    frames, examples, classes = scores.shape
+    core.check_blank("blank", blank, classes)
+    targets = jnp.asarray(targets)
+    if not batched and targets.ndim == 1:
+        targets = targets[None]
+    if targets.ndim != 2 or len(targets) != examples:
+        rule = f"have shape ({examples}, S), or hold all targets in one dimension"
+        _checks.fail(ValueError, "targets", rule, targets.shape)
+    taking_part, wrong = [], jnp.zeros(examples, bool)
+    for name, lengths, most in (
+        ("input_lengths", input_lengths, frames),
+        ("target_lengths", target_lengths, targets.shape[1]),
+    ):
+        lengths = jnp.asarray(lengths)
+        lengths = lengths[None] if not batched and not lengths.ndim else lengths
+        lengths = _checks.labels(name, lengths, (examples,))
+        fits = (lengths >= 0) & (lengths <= most)
+        _checks.require(fits, name, f"be in [0, {most}]")
+        wrong = wrong | ~fits
+        taking_part.append(jnp.arange(most)[None] < lengths[:, None])
+    sequences = core.sequences(scores, taking_part[0], targets, taking_part[1], blank)
+    sequences = sequences._replace(bad=sequences.bad | wrong)
+    losses = core.negative_log_likelihood(sequences, blank, core.LOG_PROBS)
+    if zero_infinity:
+        losses = jnp.where(losses == jnp.inf, 0, losses)
+    if reduction == "mean":
+        losses = losses / jnp.maximum(jnp.sum(taking_part[1], 1), 1).astype(losses.dtype)
+    return reduced(losses if batched else losses[0], reduction)
+
+
+def _lengths(lengths):
+    """Python integers as an array, so that other integers are no other program."""
+    return np.asarray(lengths, np.int32) if isinstance(lengths, int | Sequence) else lengths
+
+
+def _padded(targets, target_lengths):
+    """Targets that stand one behind the other as rows of the longest length that is known."""
+    targets, lengths = jnp.asarray(targets), _lengths(target_lengths)
+    longest = targets.shape[0]
+    if not isinstance(lengths, jax.core.Tracer):
+        known = np.asarray(lengths)
+        if known.sum() != longest:
+            with _checks.speaking_for(_CALLER):
+                rule = f"hold the {known.sum()} targets that `target_lengths` count"
+                _checks.fail(ValueError, "targets", rule, targets.shape)
+        longest = int(known.max(initial=0))
+    ends = jnp.cumsum(jnp.asarray(lengths))
+    places = (ends - lengths)[:, None] + jnp.arange(longest, dtype=ends.dtype)[None]
+    return targets.at[places].get(mode="clip")
