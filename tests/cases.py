@@ -23,7 +23,7 @@ class Loss:
     """A loss with one configuration, as the core door and torch's door spell it.
 
     The inputs are (N, C) or (N,), where the class axis is at once last and second, so that the
-    same arguments fit both doors.
+    same arguments fit both doors; those of sequences need `as_torch`.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Loss:
     labels: bool = False  # Whether the second argument is class indices.
     where: bool = False  # Whether the core takes `where`.
     domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
+    as_torch: Callable[..., tuple] = lambda *args: args  # The arguments as torch's door has them.
 
     def __str__(self) -> str:
         return self.name
@@ -48,6 +49,7 @@ class Loss:
         """Through torch's door."""
         assert self.torch is not None
         options = arrays(self.torch_options)
+        args = self.as_torch(*args)
         if self.torch in UNREDUCED:
             return getattr(F, self.torch)(*args, **options, **more)
         return getattr(F, self.torch)(*args, **options, reduction=reduction, **more)
@@ -152,6 +154,23 @@ def _multilabel(rng):
         row[:count] = rng.permutation(C)[:count]
     labels[0] = [2, 2, 0, -1, 3]  # A label twice, and one that is not read.
     return rng.normal(size=(N, C)), labels
+
+
+def _spoken(rng):
+    """Sequences of up to 7 frames and 3 labels of 4 symbols, with labels twice and none at all."""
+    frames, present = rng.integers(5, 8, (N, 1)), np.arange(N)[:, None] % 4
+    labels = rng.integers(1, 4, (N, 3))
+    labels[3] = [2, 2, 1]
+    logit_paddings = (np.arange(7) >= frames).astype(int)
+    return rng.normal(size=(N, 7, 4)), logit_paddings, labels, (np.arange(3) >= present).astype(int)
+
+
+def _spoken_to_torch(logits, logit_paddings, labels, label_paddings):
+    logits = jnp.asarray(logits)
+    wide = logits.dtype if logits.dtype.itemsize > 2 else jnp.float32
+    log_probs = jax.nn.log_softmax(logits.astype(wide))
+    lengths = (jnp.sum(padding == 0, -1) for padding in (logit_paddings, label_paddings))
+    return jnp.moveaxis(log_probs, -2, 0), labels, *lengths
 
 
 def _unit(x):
@@ -382,6 +401,7 @@ LOSSES = [
         "multilabel_margin_loss",
         torch="multilabel_margin_loss",
     ),
+    Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch),
     Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
     Loss(
         "cosine_embedding",

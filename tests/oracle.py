@@ -345,3 +345,54 @@ def _slope(f, x, i, step):
     # Subtracted before they are summed: the losses that x[i] does not touch cancel exactly.
     change = np.asarray(f(up), np.float64) - np.asarray(f(down), np.float64)
     return change.sum() / (up[i] - down[i])
+
+
+def ctc(logits, labels, blank_id=0):
+    """Loss, its gradient and the alignment (T, L) of one sequence, from logarithms in float64."""
+    logits = np.asarray(logits, np.float64)
+    frames, classes = logits.shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifted = logits - logits.max(-1, keepdims=True, initial=-np.inf)
+        log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    symbols = np.full(2 * len(labels) + 1, blank_id)
+    symbols[1::2] = labels
+    may_skip = np.zeros(len(symbols), bool)
+    may_skip[2:] = symbols[2:] != symbols[:-2]
+    may_skip[::2] = False
+    if not frames:
+        loss = np.inf if len(labels) else 0.0
+        return loss, np.zeros((0, classes)), np.zeros((0, len(labels)))
+
+    def come(variables):
+        """What comes from the states behind, in logarithms."""
+        by_one = np.concatenate([[-np.inf], variables[:-1]])
+        by_two = np.concatenate([[-np.inf] * 2, variables[:-2]])[: len(variables)]
+        by_two = np.where(may_skip, by_two, -np.inf)
+        return np.logaddexp(np.logaddexp(variables, by_one), by_two)
+
+    def go(variables):
+        by_one = np.concatenate([variables[1:], [-np.inf]])
+        by_two = np.where(may_skip, variables, -np.inf)
+        by_two = np.concatenate([by_two[2:], [-np.inf] * 2])[: len(variables)]
+        return np.logaddexp(np.logaddexp(variables, by_one), by_two)
+
+    emitted = log_probs[:, symbols]
+    forward = np.full(emitted.shape, -np.inf)
+    backward = np.full(emitted.shape, -np.inf)  # Without the frame's own symbol.
+    forward[0, :2] = emitted[0, :2]
+    backward[-1, -2:] = 0
+    for t in range(1, frames):
+        forward[t] = come(forward[t - 1]) + emitted[t]
+        backward[-1 - t] = go(backward[-t] + emitted[-t])
+    log_likelihood = np.logaddexp.reduce(forward[-1, -2:])
+    if log_likelihood == -np.inf:
+        return np.inf, np.zeros_like(logits), np.zeros((frames, len(labels)))
+    posterior = np.exp(forward + backward - log_likelihood)
+    gradient = np.exp(log_probs)
+    np.subtract.at(gradient, (slice(None), symbols), posterior)
+    return -log_likelihood, gradient, posterior[:, 1::2]
+
+
+def ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=0):
+    rows = zip(logits, logit_paddings == 0, labels, label_paddings == 0, strict=True)
+    return np.array([ctc(x[frames], y[own], blank_id)[0] for x, frames, y, own in rows])

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]  An extra that need not be there.
-from torch_cases import Call, calls, cotangent
+from torch_cases import FROM_LOGITS, Call, calls, cotangent
 
 HERE = pathlib.Path(__file__).parent
 FUNCTIONS = """
@@ -37,6 +37,8 @@ def ask(call: Call) -> tuple[np.ndarray, list[np.ndarray]]:
     """torch's value and gradients, in float64."""
     args = [torch.from_numpy(a.copy()) if isinstance(a, np.ndarray) else a for a in call.args]
     leaves = [args[p].requires_grad_() for p in call.differentiable]
+    if call.function in FROM_LOGITS:
+        args[0] = args[0].log_softmax(-1)
     options = {
         k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in call.options.items()
     }

@@ -17,6 +17,10 @@ from jaxloss import functional as F
 X, Y, ONE = jnp.ones((2, 3)), jnp.array([0, 1]), jnp.ones((2, 3))
 INTEGERS = jnp.ones((2, 3), jnp.int32)
 WIDE = jnp.ones((2, 4))
+# Two sequences of 5 frames of 3 symbols, with 2 labels; torch's arguments are the same in time.
+LOGITS, FRAMES, SPOKEN = jnp.ones((2, 5, 3)), jnp.zeros((2, 5)), jnp.ones((2, 2), int)
+IN_TIME, LENGTHS = jnp.ones((5, 2, 3)), (5, 5)
+PADDINGS = jnp.zeros((2, 2))
 
 # The call, the kind of error, and its words.
 STATIC = [
@@ -292,6 +296,77 @@ STATIC = [
         ValueError,
         "reduce: `losses` must have a batch dimension for 'batchmean', got a scalar",
     ),
+    (
+        lambda: jaxloss.ctc_loss(jnp.ones(3), FRAMES, SPOKEN, PADDINGS),
+        ValueError,
+        "ctc_loss: `logits` must have shape (..., T, C), got (3,)",
+    ),
+    (
+        lambda: jaxloss.ctc_loss(LOGITS, PADDINGS, SPOKEN, PADDINGS),
+        ValueError,
+        "ctc_loss: `logit_paddings` must have shape (2, 5), got (2, 2)",
+    ),
+    (
+        lambda: jaxloss.ctc_loss(LOGITS, FRAMES, SPOKEN, PADDINGS[0]),
+        ValueError,
+        "ctc_loss: `label_paddings` must have shape (2, L), got (2,)",
+    ),
+    (
+        lambda: jaxloss.ctc_loss(LOGITS, FRAMES, SPOKEN, FRAMES),
+        ValueError,
+        "ctc_loss: `labels` must have shape (2, 5), got (2, 2)",
+    ),
+    (
+        lambda: jaxloss.ctc_loss(LOGITS, FRAMES, PADDINGS, PADDINGS),
+        TypeError,
+        "ctc_loss: `labels` must be an array of integers, got float32",
+    ),
+    (
+        lambda: jaxloss.ctc_alignment(LOGITS, FRAMES, SPOKEN, PADDINGS, blank_id=3),
+        ValueError,
+        "ctc_alignment: `blank_id` must be a symbol in [0, 3), got 3",
+    ),
+    (
+        lambda: jaxloss.ctc_loss(LOGITS, FRAMES, SPOKEN, PADDINGS, blank_id=Y[0]),
+        TypeError,
+        "ctc_loss: `blank_id` must be a Python value",
+    ),
+    (
+        lambda: F.ctc_loss(jnp.ones(3), SPOKEN, LENGTHS, LENGTHS),
+        ValueError,
+        "ctc_loss: `log_probs` must have shape (T, N, C) or (T, C), got (3,)",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN, LENGTHS, (2, 2), blank=-1),
+        ValueError,
+        "ctc_loss: `blank` must be a symbol in [0, 3), got -1",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN, (5,), (2, 2)),
+        ValueError,
+        "ctc_loss: `input_lengths` must have shape (2,), got (1,)",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN, LENGTHS, (1.5, 2)),
+        TypeError,
+        "ctc_loss: `target_lengths` must be an array of integers, got float32",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN[:1], LENGTHS, (2, 2)),
+        ValueError,
+        "ctc_loss: `targets` must have shape (2, S), or hold all targets in one dimension, "
+        "got (1, 2)",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN[0], LENGTHS, (2, 2)),
+        ValueError,
+        "ctc_loss: `targets` must hold the 4 targets that `target_lengths` count, got (2,)",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN, LENGTHS, (2, 2), 0, "avg"),
+        ValueError,
+        "ctc_loss: `reduction` must be 'none', 'mean' or 'sum', got 'avg'",
+    ),
 ]
 
 
@@ -464,6 +539,26 @@ FAULTS = [
         lambda e: F.cosine_similarity(X, X, eps=e),
         jnp.float32(-1),
         "cosine_similarity: `eps` must be 0 or more",
+    ),
+    (
+        lambda y: jaxloss.ctc_loss(LOGITS, FRAMES, y, PADDINGS),
+        3 * SPOKEN,
+        "ctc_loss: `labels` must be symbols in [0, 3)",
+    ),
+    (
+        lambda y: F.ctc_loss(IN_TIME, y, LENGTHS, (2, 2)),
+        0 * SPOKEN,
+        "ctc_loss: `targets` must not contain the blank, 0",
+    ),
+    (
+        lambda n: F.ctc_loss(IN_TIME, SPOKEN, n, (2, 2)),
+        jnp.array([5, 6]),
+        "ctc_loss: `input_lengths` must be in [0, 5]",
+    ),
+    (
+        jax.jit(lambda n: F.ctc_loss(IN_TIME, SPOKEN.ravel(), LENGTHS, n)),
+        jnp.array([2, 1]),
+        "ctc_loss: `targets` must hold as many targets as `target_lengths` count",
     ),
 ]
 FAULT_IDS = [f[2][:60] for f in FAULTS]

@@ -20,7 +20,8 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 40.0, -40.0, 90.0, 100.0, 1e4, -1e4]
 TINY = [1e-6, 1e-8, -1e-8, 1e-20, -1e-20, 1e-25, 1e-30]
 HUGE = [1e8, -1e8, 1e10, 1e18, -1e18, 1e20, -1e20]
 LENGTH = 3
-MASKLESS = [loss for loss in LOSSES if loss.name != "multilabel_margin"]
+# Inputs of other shapes have tests of their own.
+MASKLESS = [loss for loss in LOSSES if loss.name not in ("multilabel_margin", "ctc")]
 
 
 def drawn(values):

@@ -38,7 +38,7 @@ def test_every_public_function_is_in_the_table():
             for name, value in vars(module).items()
             if callable(value) and not name.startswith("_")
         }
-        assert public - rows - {"reduce"} == set()
+        assert public - rows - {"reduce", "ctc_alignment"} == set()
     assert set(
         export.export(jax.jit(jax.grad(jaxloss.reduce)), platforms=PLATFORMS)(jnp.ones(3)).platforms
     ) == set(PLATFORMS)

@@ -69,6 +69,7 @@ MODULES = [
         "triplet",
         F.triplet_margin_loss,
     ),
+    ("CTCLoss", {"zero_infinity": True}, "ctc", F.ctc_loss),
     (
         "TripletMarginWithDistanceLoss",
         {"margin": 0.5, "swap": True},
@@ -89,10 +90,14 @@ def _deprecated_class(recwarn):
         yield
 
 
+def inputs(row, seed):
+    return BY_NAME[row].as_torch(*BY_NAME[row].inputs(seed=seed))
+
+
 @BOTH
 @each
 def test_module_is_its_function(door, name, options, row, function):
-    args = BY_NAME[row].inputs(seed=1)
+    args = inputs(row, seed=1)
     reductions = ["none", "mean", "sum"] + (["batchmean"] if name == "KLDivLoss" else [])
     for reduction in reductions:
         module = getattr(door, name)(**options, reduction=reduction)
@@ -113,7 +118,7 @@ def test_nnx_buffers_are_state_but_no_parameters(name, options, row, function):
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in buffers.items()}
     assert not jax.tree.leaves(nnx.state(module, nnx.Param))
     graph, state = nnx.split(module)
-    args = BY_NAME[row].inputs(seed=2)
+    args = inputs(row, seed=2)
     np.testing.assert_array_equal(nnx.merge(graph, state)(*args), module(*args))
     jitted = nnx.jit(lambda m, *args: m(*args))
     np.testing.assert_allclose(jitted(module, *args), module(*args), rtol=1e-6)
@@ -127,7 +132,7 @@ def test_linen_modules_are_hashable_and_lift(name, options, row, function):
     assert hash(module) == hash(twin)
     assert module != cls(**options, reduction="sum")
     assert module.clone() == module
-    args = BY_NAME[row].inputs(seed=3)
+    args = inputs(row, seed=3)
     wanted = module(*args)
     assert not module.init(jax.random.key(0), *args)
     np.testing.assert_array_equal(module.apply({}, *args), wanted)

@@ -51,6 +51,10 @@ DIFFERENTIABLE = {
     "triplet_margin_with_distance_loss": 3,
 }
 
+# Functions of log probabilities whose first argument is given as logits: torch's gradient is that
+# behind a log_softmax.
+FROM_LOGITS = {"ctc_loss"}
+
 
 def calls(seed: int = 0) -> list[Call]:
     """Every call, with inputs of their own for every seed."""
@@ -359,6 +363,21 @@ def calls(seed: int = 0) -> list[Call]:
     add("empty", "margin_ranking_loss", none, none, none)
     add("empty", "cosine_embedding_loss", *pair, none)
     add("empty", "triplet_margin_loss", *pair, pair[0])
+
+    # Connectionist temporal classification.
+    lengths = np.array([9, 7, 9]), np.array([4, 3, 0])
+    spoken = rng.integers(1, 5, (3, 4))
+    in_line = np.concatenate([row[:n] for row, n in zip(spoken, lengths[1], strict=True)])
+    add("padded", "ctc_loss", normal(9, 3, 5), spoken, *lengths)
+    one = {"reductions": ("none",)}
+    add("in-line", "ctc_loss", normal(9, 3, 5), in_line, *lengths, reductions=("mean",))
+    add("unbatched", "ctc_loss", normal(9, 5), spoken[0], np.array(9), np.array(4), **one)
+    add("blank", "ctc_loss", normal(9, 3, 5), spoken - 1, *lengths, blank=4, **one)
+    ones = np.ones((2, 4)).astype(int)
+    add("repeated", "ctc_loss", normal(9, 2, 5), ones, [9, 7], [4, 4], **one)
+    short = normal(5, 2, 5), np.array([[1, 1, 1, 1], [1, 2, 3, 3]]), [5, 5], [4, 3]
+    add("infinite", "ctc_loss", *short, **one)
+    add("zero-infinity", "ctc_loss", *short, zero_infinity=True, reductions=("mean",))
     return found
 
 

@@ -7,18 +7,18 @@ has three digits left after the point; mantissas keep all of theirs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxloss import _numerics
 
 # ln 2 in two parts. The first has so few bits that its product with any exponent is exact.
 _LN2_HIGH = 0.6875
-_LN2_LOW = float(np.log(2)) - _LN2_HIGH
+_LN2_LOW = math.log(2) - _LN2_HIGH
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +96,7 @@ class Scaled:
 def exp(x: jax.Array) -> Scaled:
     """e**x, the mantissa in (1/2, 1]; exactly 1 at x = 0."""
     nothing = x == -jnp.inf
-    exponent = jnp.ceil(x * (1 / np.log(2)))
+    exponent = jnp.ceil(x * (1 / math.log(2)))
     rest = lax.stop_gradient((x - exponent * _LN2_HIGH) - exponent * _LN2_LOW)
     # Where x is so large that its own spacing exceeds ln 2, the rest would be noise of any size.
     rest = jnp.clip(rest, -0.7, 0) + (x - lax.stop_gradient(x))

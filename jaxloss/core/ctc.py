@@ -160,7 +160,7 @@ def _sequences(logits, logit_paddings, labels, label_paddings, blank_id):
     if frames.shape != logits.shape[:-1]:
         _checks.fail(ValueError, "logit_paddings", f"have shape {logits.shape[:-1]}", frames.shape)
     if present.ndim != frames.ndim or present.shape[:-1] != frames.shape[:-1]:
-        rule = f"have shape {(*frames.shape[:-1], 'L')}"
+        rule = f"have shape ({', '.join([*map(str, frames.shape[:-1]), 'L'])})"
         _checks.fail(ValueError, "label_paddings", rule, present.shape)
     return sequences(logits, frames, labels, present, blank_id)
 
@@ -169,7 +169,7 @@ def _taking_part(name, paddings):
     paddings = jnp.asarray(paddings)
     if jnp.iscomplexobj(paddings):
         _checks.fail(TypeError, name, "be real", paddings.dtype)
-    return paddings == 0
+    return paddings == jnp.zeros((), paddings.dtype)
 
 
 def _batched(f, sequences):

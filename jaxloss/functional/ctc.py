@@ -32,8 +32,7 @@ def ctc_loss(
     Differs from torch: the gradient is that with respect to `log_probs`, which need not be
     normalised, where torch's is only right behind a log_softmax; without a path it is 0. Second
     derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for that
-    example instead of an error, unless it is a Python number. Float32 stays accurate for
-    thousands of frames.
+    example instead of an error. Float32 stays accurate for thousands of frames.
 
     Args:
       log_probs: log probabilities, floating-point, (T, N, C) or (T, C).
@@ -53,8 +52,7 @@ def ctc_loss(
 
     Raises:
       TypeError: `log_probs` is not floating-point, or `targets` or a length not integer.
-      ValueError: the shapes do not fit, `blank` is no symbol, a length that is a Python number is
-        out of range, or the reduction is unknown.
+      ValueError: the shapes do not fit, `blank` is no symbol, or the reduction is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,7 +65,7 @@ def ctc_loss(
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.ctc_loss.html
     """
     if jnp.ndim(targets) == 1 and jnp.ndim(log_probs) == 3:
-        targets = _padded(targets, target_lengths)
+        targets = _padded(targets, target_lengths, jnp.shape(log_probs)[1])
     return _ctc_loss(
         log_probs,
         targets,
@@ -81,7 +79,7 @@ def ctc_loss(
 
 @torch_function(
     static=("blank", "zero_infinity"),
-    names={"labels": "targets", "log_probs": "log_probs"},
+    names={"labels": "targets", "targets": "targets", "log_probs": "log_probs"},
     name="ctc_loss",
 )
 def _ctc_loss(
@@ -131,20 +129,26 @@ def _ctc_loss(
 
 def _lengths(lengths):
     """Python integers as an array, so that other integers are no other program."""
-    return np.asarray(lengths, np.int32) if isinstance(lengths, int | Sequence) else lengths
+    if isinstance(lengths, int | Sequence):
+        return np.asarray(lengths, None if np.size(lengths) else np.int32)
+    return lengths
 
 
-def _padded(targets, target_lengths):
+def _padded(targets, target_lengths, examples):
     """Targets that stand one behind the other as rows of the longest length that is known."""
-    targets, lengths = jnp.asarray(targets), _lengths(target_lengths)
-    longest = targets.shape[0]
-    if not isinstance(lengths, jax.core.Tracer):
-        known = np.asarray(lengths)
-        if known.sum() != longest:
-            with _checks.speaking_for(_CALLER):
-                rule = f"hold the {known.sum()} targets that `target_lengths` count"
+    with _checks.speaking_for(_CALLER):
+        targets = _checks.labels("targets", targets, jnp.shape(targets))
+        lengths = _checks.labels("target_lengths", _lengths(target_lengths), (examples,))
+        longest = targets.size
+        if not isinstance(target_lengths, jax.core.Tracer):
+            known = np.asarray(target_lengths)
+            if known.sum() != longest:
+                rule = f"hold the {known.sum():g} targets that `target_lengths` count"
                 _checks.fail(ValueError, "targets", rule, targets.shape)
-        longest = int(known.max(initial=0))
-    ends = jnp.cumsum(jnp.asarray(lengths))
+            longest = int(known.max(initial=0))
+        rule = "hold as many targets as `target_lengths` count"
+        _checks.require(jnp.sum(lengths) == targets.size, "targets", rule)
+    ends = jnp.cumsum(lengths, dtype=lengths.dtype)
     places = (ends - lengths)[:, None] + jnp.arange(longest, dtype=ends.dtype)[None]
-    return targets.at[places].get(mode="clip")
+    # A target that is missing is a bad one.
+    return targets.at[places].get(mode="fill", fill_value=-1)

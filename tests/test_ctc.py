@@ -1,0 +1,425 @@
+"""CTC: every path by brute force, thousands of frames, impossible alignments, and padding."""
+
+import itertools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+from jaxloss import _numerics
+from jaxloss import functional as F
+
+
+def padded_from(lengths, size):
+    frames = jnp.arange(size).reshape(*[1] * jnp.ndim(lengths), size)
+    return frames >= jnp.expand_dims(jnp.asarray(lengths), -1)
+
+
+def core(logits, labels, frames, present):
+    """Losses of sequences of which only the first frames and labels take part."""
+    paddings = padded_from(frames, logits.shape[-2]), padded_from(present, labels.shape[-1])
+    return jaxloss.ctc_loss(logits, paddings[0], labels, paddings[1])
+
+
+def functional(log_probs, labels, frames, present):
+    log_probs = jnp.swapaxes(log_probs, 0, 1)
+    return F.ctc_loss(log_probs, labels, frames, present, reduction="none")
+
+
+def behind_softmax(logits, *rest):
+    return functional(jax.nn.log_softmax(logits), *rest)
+
+
+def value_and_gradient(f, x, *rest):
+    value, pull = jax.vjp(lambda x: f(x, *rest), x)
+    return value, pull(jnp.ones_like(value))[0]
+
+
+def by_brute_force(logits, labels, blank_id):
+    """Loss, gradient and alignment from each path of one symbol per frame."""
+    frames, classes = logits.shape
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    total, shares, alignment = 0.0, np.zeros(logits.shape), np.zeros((frames, len(labels)))
+    for path in itertools.product(range(classes), repeat=frames):
+        runs = [(symbol, len(list(run))) for symbol, run in itertools.groupby(path)]
+        if [symbol for symbol, _ in runs if symbol != blank_id] != labels:
+            continue
+        mass = np.prod(probs[range(frames), path])
+        total += mass
+        shares[range(frames), path] += mass
+        frame = label = 0
+        for symbol, length in runs:
+            if symbol != blank_id:
+                alignment[frame : frame + length, label] += mass
+                label += 1
+            frame += length
+    if not total:
+        return math.inf, 0 * shares, alignment
+    return -math.log(total), probs - shares / total, alignment / total
+
+
+@pytest.mark.parametrize("blank_id", [0, 2])
+@pytest.mark.parametrize("frames", [0, 1, 3, 5])
+def test_sum_over_all_paths(frames, blank_id, x64):
+    logits = np.random.default_rng(frames).normal(size=(frames, 3))
+    one, other = {0, 1, 2} - {blank_id}
+    for labels in ([], [one], [other, one], [one, one], [one, other, one], [other, other, other]):
+        size = len(labels)
+        wanted = by_brute_force(logits, labels, blank_id)
+        for mine, brute in zip(oracle.ctc(logits, labels, blank_id), wanted, strict=True):
+            np.testing.assert_allclose(mine, brute, rtol=1e-12, atol=1e-13)
+        rest = (
+            np.zeros(frames),
+            np.array([*labels, 99, 99, 99])[:3],
+            np.arange(3) >= size,
+        )
+        value, gradient = value_and_gradient(
+            lambda x, *rest: jaxloss.ctc_loss(x, *rest, blank_id=blank_id),
+            jnp.asarray(logits),
+            *rest,
+        )
+        alignment = jaxloss.ctc_alignment(logits, *rest, blank_id=blank_id)
+        found = (value, gradient, alignment[:, :size])
+        for mine, brute in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(mine, brute, rtol=1e-12, atol=1e-13)
+        assert not np.any(alignment[:, size:])
+
+
+def normal(*shape, strength=1.0):
+    return np.float32(np.random.default_rng(0).normal(size=shape) * strength)
+
+
+def spelled(size, symbols):
+    return np.random.default_rng(size).integers(1, symbols, (1, size)).astype(np.int32)
+
+
+def peaked(frames, classes, labels, strength):
+    """The logits of a trained model: almost certain of a path, but for a few wrong symbols."""
+    rng = np.random.default_rng(1)
+    best = np.zeros(frames, int)
+    best[2 * np.sort(rng.choice(frames // 2, labels.size, replace=False))] = labels
+    best = np.where(rng.random(frames) < 0.02, rng.integers(0, classes, frames), best)
+    logits = normal(1, frames, classes)
+    logits[0, range(frames), best] += strength
+    return logits
+
+
+def long_sequences():
+    """Logits, labels, and how many frames take part."""
+    for frames, classes, size in ((200, 30, 30), (5000, 30, 300), (2300, 5, 1100), (500, 5000, 60)):
+        labels, name = spelled(size, classes), f"{frames}x{classes}-{size}"
+        yield name, normal(1, frames, classes), labels, frames
+        if classes == 30:
+            for strength in (5.0, 12.0):
+                logits = peaked(frames, classes, labels, strength)
+                yield f"{name}-peaked-{strength:g}", logits, labels, frames
+    shift = np.linspace(-1e4, 1e4, 200, dtype=np.float32)[:, None]
+    yield "shifted", np.float32(normal(1, 200, 30) + shift), spelled(30, 30), 200
+    yield "strong", normal(1, 200, 30, strength=100), spelled(30, 30), 200
+    labels = spelled(30, 3)
+    least = labels.size + int(np.sum(labels[0, 1:] == labels[0, :-1]))
+    for slack in (0, 1):
+        yield f"tight-{slack}", normal(1, 200, 30, strength=2), labels, least + slack
+
+
+LONG = {name: rest for name, *rest in long_sequences()}
+compiled = {f: jax.jit(lambda *args, f=f: value_and_gradient(f, *args))
+            for f in (core, behind_softmax)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_float32_is_accurate(name):
+    logits, labels, frames = LONG[name]
+    loss, gradient, _ = oracle.ctc(logits[0, :frames], labels[0])
+    lengths = np.array([frames]), np.array([labels.size])
+    for door, call in compiled.items():
+        value, slope = call(logits, labels, *lengths)
+        np.testing.assert_allclose(slope[0, :frames], gradient, rtol=0, atol=2e-6)
+        assert not np.any(slope[0, frames:])
+        if door is core:
+            np.testing.assert_allclose(value[0], loss, rtol=1e-7)
+    # What torch's door is given are log probabilities already rounded, which hardly sum to 1.
+    given = np.asarray(jax.nn.log_softmax(logits), np.float64)[0, :frames]
+    excess = np.log(np.exp(given).sum(-1)).sum()
+    np.testing.assert_allclose(value[0], oracle.ctc(given, labels[0])[0] - excess, rtol=1e-7)
+    np.testing.assert_allclose(value[0], loss, rtol=1e-6)
+
+
+def test_never_negative():
+    labels, frames = spelled(30, 30), np.array([200])
+    lowest = np.inf
+    for strength in (10, 20, 30, 60, 200):
+        best = np.zeros(200, int)
+        best[: 2 * labels.size : 2] = labels
+        logits = normal(1, 200, 30)
+        logits[0, range(200), best] += strength
+        value, gradient = compiled[core](logits, labels, frames, np.array([30]))
+        lowest = min(lowest, float(value[0]))
+        wanted = oracle.ctc(logits[0], labels[0])
+        np.testing.assert_allclose(value[0], wanted[0], rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(gradient[0], wanted[1], rtol=0, atol=1e-6)
+    assert lowest >= 0
+
+
+FRAMES, LABELS = 9, 4
+ROWS = {  # Labels, how many of them and of the frames count, and the frames where 2 is impossible.
+    "plain": ([1, 2, 3, 2], 4, 9, ()),
+    "repeated": ([1, 1, 2, 2], 4, 9, ()),
+    "tight": ([1, 1, 2, 3], 4, 5, ()),
+    "too short": ([1, 1, 2, 2], 4, 5, ()),
+    "left-over labels": ([2, 3, -7, 99], 2, 7, ()),
+    "no labels": ([99, 99, 99, 99], 0, 7, ()),
+    "no frames": ([1, 2, 3, 3], 2, 0, ()),
+    "nothing": ([1, 2, 3, 3], 0, 0, ()),
+    "one frame": ([2, 1, 1, 1], 1, 1, ()),
+    "impossible now and then": ([2, 3, 2, 0], 3, 9, (0, 3, 4, 5)),
+    "impossible": ([2, 3, 0, 0], 2, 9, range(9)),
+}
+
+
+def batch():
+    """All the rows, with NaN in every frame that does not count."""
+    labels, present, frames, without = zip(*ROWS.values(), strict=True)
+    logits = normal(len(ROWS), FRAMES, 5)
+    for row, count, holes in zip(logits, frames, without, strict=True):
+        row[list(holes), 2] = -np.inf
+        row[count:] = np.nan
+    return logits, np.array(labels), np.array(frames), np.array(present)
+
+
+@pytest.mark.parametrize("door", [core, functional])
+def test_each_row_is_as_if_alone_without_padding(door):
+    logits, *rest = batch()
+    probs = np.asarray(jax.nn.softmax(logits))
+    scores = jnp.asarray(logits if door is core else jax.nn.log_softmax(logits))
+    value, gradient = value_and_gradient(door, scores, *rest)
+    for i, (name, row) in enumerate(ROWS.items()):
+        labels, present, frames, _ = row
+        loss, wanted, _ = oracle.ctc(logits[i, :frames], labels[:present])
+        if door is functional and loss < math.inf:
+            wanted = wanted - probs[i, :frames]  # The derivative proper: minus the occupancies.
+        np.testing.assert_allclose(value[i], loss, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(gradient[i, :frames], wanted, atol=1e-6, err_msg=name)
+        assert not np.any(gradient[i, frames:]), name
+    spared = jax.jit(jax.vmap(core))(*batch()) if door is core else value
+    np.testing.assert_allclose(spared, value, rtol=1e-6)
+
+
+def test_second_order_of_awkward_rows():
+    logits, *rest = batch()
+    logits = jnp.asarray(logits)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(core(x, *rest), where=finite))(x)
+
+    finite = core(logits, *rest) < jnp.inf
+    forward = jax.jvp(gradient, (logits,), (jnp.ones_like(logits) * 0.3,))[1]
+    backward = jax.grad(lambda x: jnp.sum(gradient(x) ** 2))(logits)
+    for second in (forward, backward):
+        assert np.all(np.isfinite(second))
+        assert not np.any(np.where(np.isnan(logits), second, 0))
+    assert np.any(backward)
+
+
+def test_hessian_inside_a_scan(x64):
+    rest = np.array([[1, 2]]), np.array([4]), np.array([2])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 3)))
+
+    def loss(x):
+        return core(x, *rest)[0]
+
+    def scanned(x):
+        return jax.lax.scan(lambda total, _: (total + loss(x), None), 0.0, length=2)[0] / 2
+
+    steps = 1e-6 * np.eye(x.size).reshape(-1, *x.shape)
+    slopes = [(jax.grad(loss)(x + d) - jax.grad(loss)(x - d)) / 2e-6 for d in steps]
+    wanted = np.stack(slopes).reshape(x.shape * 2)
+    np.testing.assert_allclose(jax.jacrev(jax.jacrev(scanned))(x), wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1])
+@pytest.mark.parametrize("door", [core, functional])
+def test_bad_label_is_nan_in_its_row_alone(door, bad):
+    logits, labels, frames, present = batch()
+    scores = jnp.asarray(logits if door is core else jax.nn.log_softmax(logits))
+    value, gradient = value_and_gradient(door, scores, labels, frames, present)
+    wrong = labels.copy()
+    wrong[0, 1] = bad
+    others = np.arange(len(labels)) > 0
+    value2, gradient2 = value_and_gradient(door, scores, wrong, frames, present)
+    assert np.isnan(value2[0])
+    assert np.all(np.isnan(gradient2[0, : frames[0]]))
+    np.testing.assert_array_equal(value2[others], value[others])
+    np.testing.assert_array_equal(gradient2[others], gradient[others])
+
+
+def test_lengths_that_do_not_fit_are_nan_in_their_row_alone():
+    logits, labels, frames, present = (x[:4] for x in batch())
+    scores = jnp.asarray(jax.nn.log_softmax(np.nan_to_num(logits)))
+    for wrong in (-1, 10):
+        lengths = np.where(np.arange(4) == 2, wrong, frames)
+        assert np.isnan(functional(scores, labels, lengths, present)).tolist() == [0, 0, 1, 0]
+        lengths = np.where(np.arange(4) == 2, wrong, present)
+        assert np.isnan(functional(scores, labels, frames, lengths)).tolist() == [0, 0, 1, 0]
+
+
+def test_padding_anywhere_is_deleted():
+    frames, labels = np.array([0, 1, 3, 4, 6, 8]), np.array([3, 1, 3])
+    paddings = np.ones(9)
+    paddings[frames] = 0
+    logits = np.where(paddings[:, None] == 0, normal(9, 5), np.float32(np.nan))
+    spread, missing = np.array([99, 3, 1, -5, 3]), np.array([1, 0, 0, 1, 0])
+    whole = jnp.asarray(logits[frames])
+    value, gradient = value_and_gradient(
+        jaxloss.ctc_loss, jnp.asarray(logits), paddings, spread, missing
+    )
+    wanted = value_and_gradient(jaxloss.ctc_loss, whole, np.zeros(6), labels, np.zeros(3))
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient[frames], wanted[1], atol=1e-7)
+    assert not np.any(np.delete(gradient, frames, 0))
+    alignment = np.asarray(jaxloss.ctc_alignment(logits, paddings, spread, missing))
+    own = alignment[frames][:, missing == 0]
+    np.testing.assert_allclose(
+        own, jaxloss.ctc_alignment(whole, np.zeros(6), labels, np.zeros(3)), atol=1e-6
+    )
+    np.testing.assert_allclose(alignment.sum(), own.sum(), rtol=1e-6)
+
+
+def test_any_leading_dimensions():
+    logits, labels = normal(2, 3, 7, 4), spelled(18, 4).reshape(2, 3, 3)
+    args = logits, np.zeros((2, 3, 7)), labels, np.zeros((2, 3, 3))
+    for f, shape in ((jaxloss.ctc_loss, ()), (jaxloss.ctc_alignment, (7, 3))):
+        many = f(*args)
+        assert many.shape == (2, 3, *shape)
+        np.testing.assert_allclose(f(*(x[1, 2] for x in args)), many[1, 2], rtol=1e-5)
+        np.testing.assert_allclose(jax.vmap(jax.vmap(f))(*args), many, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 5, 3, 2), (2, 0, 3, 2), (2, 5, 3, 0), (2, 5, 1, 0), (0, 0, 3, 0)], ids=str
+)
+def test_empty_dimensions(shape):
+    examples, frames, classes, size = shape
+    logits, labels = np.zeros((examples, frames, classes), np.float32), np.ones((examples, size))
+    rest = labels.astype(np.int32), np.full(examples, frames), np.full(examples, size)
+    wanted = frames * np.log(classes) if frames else np.inf
+    for door in (core, behind_softmax):
+        value, gradient = value_and_gradient(door, jnp.asarray(logits), *rest)
+        np.testing.assert_allclose(value, np.full(examples, wanted), rtol=1e-6)
+        assert gradient.shape == logits.shape
+        assert np.all(np.isfinite(gradient))
+
+
+def test_targets_in_line_and_lengths_of_every_kind():
+    log_probs = jax.nn.log_softmax(normal(9, 3, 5))
+    rows = jnp.array([[1, 2, 2, 0], [3, 0, 0, 0], [4, 1, 0, 0]])
+    in_line, lengths = jnp.array([1, 2, 2, 3, 4, 1]), (3, 1, 2)
+    wanted = F.ctc_loss(log_probs, rows, (9, 8, 7), lengths, reduction="none")
+
+    def loss(targets, target_lengths, frames=(9, 8, 7)):
+        return F.ctc_loss(log_probs, targets, frames, target_lengths, reduction="none")
+
+    for targets in (rows, in_line, in_line.astype(jnp.uint8)):
+        for kind in (tuple, list, np.array, jnp.array):
+            got = loss(targets, kind(lengths), kind((9, 8, 7)))
+            np.testing.assert_allclose(got, wanted, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(loss)(targets, jnp.array(lengths)), wanted, rtol=1e-6)
+    for row, frames, length, value in zip(rows, (9, 8, 7), lengths, wanted, strict=True):
+        i = [9, 8, 7].index(frames)
+        alone = F.ctc_loss(log_probs[:, i], row, frames, length, reduction="none")
+        assert alone.shape == ()
+        np.testing.assert_allclose(alone, value, rtol=1e-6)
+    missing = np.asarray(jax.jit(loss)(in_line, jnp.array([3, 1, 3])))
+    np.testing.assert_allclose(missing[:2], wanted[:2], rtol=1e-6)
+    assert np.isnan(missing[2])
+
+
+def test_alignment_is_differentiable(x64):
+    logits, *rest = batch()
+    paddings = padded_from(rest[1], FRAMES), rest[0], padded_from(rest[2], LABELS)
+
+    def entropy(x):
+        return jnp.sum(jaxloss.ctc_alignment(x, *paddings) ** 2)
+
+    x = jnp.asarray(np.where(np.isneginf(logits), 0, np.float64(logits)))
+    gradient = jax.grad(entropy)(x)
+    assert np.all(np.isfinite(gradient))
+    d = np.where(np.isnan(x), 0, np.random.default_rng(0).normal(size=x.shape))
+    slope = (entropy(x + 1e-6 * d) - entropy(x - 1e-6 * d)) / 2e-6
+    np.testing.assert_allclose(np.sum(gradient * d), slope, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(entropy, (x,), (d,))[1], slope, rtol=1e-6)
+    half = jax.eval_shape(jaxloss.ctc_alignment, x.astype(jnp.bfloat16), *paddings)
+    assert half.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000, 4097])
+def test_long_sum(size):
+    terms = normal(2, size)
+    terms[:, ::3] *= np.float32(1e6)
+    total, rest = _numerics.long_sum(jnp.asarray(terms))
+    wanted = [math.fsum(row.tolist()) for row in terms]
+    np.testing.assert_allclose(np.float64(total) + np.float64(rest), wanted, rtol=1e-9, atol=1e-3)
+
+
+def compiled_text(f, *args):
+    return jax.jit(f).lower(*args).compile().as_text()
+
+
+@pytest.mark.parametrize("door", [core, functional])
+def test_no_scatter_over_classes(door):
+    logits, labels = jnp.zeros((4, 40, 50)), jnp.ones((4, 6), jnp.int32)
+    rest = labels, jnp.full(4, 40), jnp.full(4, 6)
+    text = compiled_text(jax.grad(lambda x, *rest: door(x, *rest).sum()), logits, *rest)
+    assert not re.search(r"\bscatter\(", text)
+
+
+@pytest.mark.parametrize(
+    ("shape", "most"), [((16, 1000, 128, 100), 60e6), ((8, 1500, 5000, 60), 300e6)], ids=str
+)
+def test_memory_does_not_grow_with_the_states(shape, most):
+    examples, frames, classes, size = shape
+    logits = jax.ShapeDtypeStruct((examples, frames, classes), jnp.float32)
+    labels = jax.ShapeDtypeStruct((examples, size), jnp.int32)
+
+    def f(logits, labels):
+        return core(logits, labels, np.full(examples, frames), np.full(examples, size)).sum()
+
+    memory = jax.jit(jax.value_and_grad(f)).lower(logits, labels).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < most
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.parametrize("door", [core, functional])
+def test_examples_on_several_devices_talk_only_to_add_up(door, kind):
+    logits, labels = normal(16, 20, 6), spelled(16 * 4, 6).reshape(16, 4)
+    args = (np.asarray(jax.nn.log_softmax(logits)), labels, np.full(16, 20), np.full(16, 4))
+    f = jax.value_and_grad(lambda *args: door(*args).mean())
+    wanted = f(*args)
+    grid = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(grid):
+        spread = [jax.device_put(x, NamedSharding(grid, P("data"))) for x in args]
+        got = jax.jit(f)(*spread)
+        text = compiled_text(f, *spread)
+    for mine, reference in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-7)
+    assert got[1].sharding.spec[0] == "data"
+    talk = r"= (\S+) ((?:all|collective|ragged)-[a-z\-]+|reduce-scatter)\("
+    assert re.findall(talk, text) == [("f32[]", "all-reduce")]
+
+
+def test_alignment_for_every_platform():
+    def f(x):
+        return jnp.sum(jaxloss.ctc_alignment(x, jnp.zeros(6), jnp.array([1, 2]), jnp.zeros(2)) ** 2)
+
+    platforms = ["cpu", "cuda", "tpu", "rocm"]
+    lowered = export.export(jax.jit(jax.value_and_grad(f)), platforms=platforms)(jnp.zeros((6, 3)))
+    assert set(lowered.platforms) == set(platforms)
