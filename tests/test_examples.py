@@ -53,3 +53,68 @@ def test_every_loss_of_train_digits_has_a_gradient(linen):
         assert np.isfinite(value), name
         assert np.all(np.isfinite(gradient)), name
         assert np.any(gradient), name
+
+
+def test_read_digit_strings(tmp_path):
+    picture = tmp_path / "lines.png"
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "read_digit_strings.py", "--quick", "--out", picture],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"test character error rate ([\d.]+)%", done.stdout)
+    assert found
+    assert float(found[1]) < 40
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 500
+    assert width > 1200
+
+
+def test_decoding_of_read_digit_strings():
+    strings = load("read_digit_strings")
+    path = np.array([0, 4, 4, 0, 4, 2, 2, 1, 0, 10, 10, 3, 3])
+    logits = np.eye(len(strings.SYMBOLS), dtype=np.float32)[path]
+    assert strings.decode(logits, np.zeros(len(path), bool)) == "331092"
+    assert strings.decode(logits, np.arange(len(path)) >= 4) == "3"
+    assert strings.decode(logits[1:], np.zeros(len(path) - 1, bool)) == "331092"
+    assert strings.decode(logits[:1], np.zeros(1, bool)) == ""
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [
+        ("", "", 0),
+        ("", "123", 3),
+        ("123", "123", 0),
+        ("1234", "234", 1),
+        ("112", "122", 1),
+        ("12", "21", 2),
+        ("0918", "1980", 3),
+    ],
+)
+def test_edit_distance_of_read_digit_strings(a, b, distance):
+    strings = load("read_digit_strings")
+    assert strings.edit_distance(a, b) == distance
+    assert strings.edit_distance(b, a) == distance
+
+
+def test_training_and_test_lines_share_no_digit():
+    images, test_images, labels, test_labels = load("read_digit_strings").digits()
+    assert (len(images), len(test_images)) == (len(labels), len(test_labels))
+    assert not {x.tobytes() for x in images} & {x.tobytes() for x in test_images}
+
+
+@pytest.mark.parametrize("gap", [-1, 3])
+def test_lines_of_read_digit_strings_are_complete(gap, monkeypatch):
+    strings = load("read_digit_strings")
+    monkeypatch.setattr(strings, "NOISE", 0.0)
+    monkeypatch.setattr(strings, "GAPS", (gap, gap))
+    digit = np.ones((1, 8, 8), np.float32)
+    lines = strings.write(np.random.default_rng(0), 50, digit, np.full(1, 7, np.int32))
+    truths = strings.truths(lines)
+    assert {*truths} == {"7" * length for length in range(3, 9)}
+    ink = np.sum(lines.images.reshape(50, strings.HEIGHT, -1, strings.STRIDE), (1, 3))
+    inside = np.sum(ink, 1, where=~lines.logit_paddings)
+    np.testing.assert_array_equal(inside, [digit.size * len(truth) for truth in truths])

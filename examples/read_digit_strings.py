@@ -1,0 +1,240 @@
+"""Trains a small convolutional network to read lines of handwritten digits, with the CTC loss.
+
+python examples/read_digit_strings.py --seed 1
+
+Nothing says where in a line a digit stands: the loss sums over all places that it may have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+from flax import nnx
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+import jaxloss
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.image import AxesImage
+
+SYMBOLS = ["blank", *"0123456789"]  # Digit d is symbol d + 1.
+SHORTEST, LONGEST = 3, 8  # Digits in a line.
+SIZE = 8  # Pixels of a digit, either way.
+GAPS = -1, 3  # Columns between digits, whose own outer columns are mostly empty.
+MARGIN = 2  # Columns before and behind the digits.
+HEIGHT, WIDTH = 12, LONGEST * (SIZE + GAPS[1]) + 2 * MARGIN
+STRIDE = 2  # Columns per frame.
+NOISE = 0.1
+BATCH = 64
+STEPS = 50  # Batches in an epoch; every one is new.
+TEST_LINES = 500
+
+
+class Lines(NamedTuple):
+    images: np.ndarray  # (N, HEIGHT, WIDTH, 1), ink is 1.
+    logit_paddings: np.ndarray  # (N, WIDTH / STRIDE), True behind the end of a line.
+    labels: np.ndarray  # (N, LONGEST), symbols.
+    label_paddings: np.ndarray  # (N, LONGEST), True behind the last digit.
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv1 = nnx.Conv(1, 16, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(16, 32, (3, 3), strides=(2, STRIDE), rngs=rngs)
+        self.conv3 = nnx.Conv(32, 64, (3, 3), strides=(2, 1), rngs=rngs)
+        self.norm = nnx.LayerNorm(HEIGHT // 4 * 64, rngs=rngs)
+        self.conv4 = nnx.Conv(HEIGHT // 4 * 64, 128, 3, rngs=rngs)
+        self.head = nnx.Linear(128, len(SYMBOLS), rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = nnx.relu(self.conv2(nnx.relu(self.conv1(images))))
+        x = jnp.swapaxes(nnx.relu(self.conv3(x)), 1, 2)
+        frames = self.norm(x.reshape(*x.shape[:2], -1))
+        return self.head(nnx.relu(self.conv4(frames)))
+
+
+def digits() -> list[np.ndarray]:
+    """Training and test images (N, 8, 8) in [0, 1], training and test labels (N,)."""
+    images, labels = load_digits(return_X_y=True)
+    images = np.float32(images / 16).reshape(-1, SIZE, SIZE)
+    split = train_test_split(
+        images, np.int32(labels), test_size=0.2, stratify=labels, random_state=0
+    )
+    return [np.asarray(part) for part in split]
+
+
+def write(rng: np.random.Generator, count: int, images: np.ndarray, labels: np.ndarray) -> Lines:
+    """Noisy lines of digits drawn from the images, at random heights and distances."""
+    lengths = rng.integers(SHORTEST, LONGEST, (count, 1), endpoint=True)
+    drawn = rng.integers(len(images), size=(count, LONGEST))
+    tops = rng.integers(HEIGHT - SIZE, size=(count, LONGEST), endpoint=True)
+    gaps = rng.integers(*GAPS, size=(count, LONGEST), endpoint=True)
+    lefts = MARGIN + np.cumsum(SIZE + gaps, 1) - SIZE
+    ends = np.take_along_axis(lefts, lengths - 1, 1) + SIZE + MARGIN
+    absent = np.arange(LONGEST) >= lengths
+
+    ink = NOISE * rng.standard_normal((count, HEIGHT, WIDTH), np.float32)
+    for n, i in np.argwhere(~absent):
+        top, left = tops[n, i], lefts[n, i]
+        ink[n, top : top + SIZE, left : left + SIZE] += images[drawn[n, i]]
+    ink *= np.arange(WIDTH) < ends[..., None]
+    return Lines(ink[..., None], np.arange(0, WIDTH, STRIDE) >= ends, labels[drawn] + 1, absent)
+
+
+def spell(symbols: np.ndarray) -> str:
+    return "".join(SYMBOLS[symbol] for symbol in symbols)
+
+
+def truths(lines: Lines) -> list[str]:
+    return [spell(x[~p]) for x, p in zip(lines.labels, lines.label_paddings, strict=True)]
+
+
+def decode(logits: np.ndarray, logit_paddings: np.ndarray) -> str:
+    """What the best path reads: repeated symbols merged, then blanks removed."""
+    path = np.argmax(logits, -1)[~logit_paddings]
+    starts = np.diff(path, prepend=0) != 0
+    return spell(path[starts & (path != 0)])
+
+
+def edit_distance(a: str, b: str) -> int:
+    """The fewest insertions, deletions and substitutions that turn a into b."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
+def character_error_rate(logits: np.ndarray, lines: Lines) -> float:
+    """Edits per true digit."""
+    answers = map(decode, logits, lines.logit_paddings)
+    edits = sum(map(edit_distance, answers, truths(lines)))
+    return edits / np.sum(~lines.label_paddings)
+
+
+@nnx.jit
+def step(model: Network, optimizer: nnx.Optimizer, lines: Lines) -> jax.Array:
+    def loss(model: Network) -> jax.Array:
+        return jnp.mean(jaxloss.ctc_loss(model(jnp.asarray(lines.images)), *lines[1:]))
+
+    value, gradient = nnx.value_and_grad(loss)(model)
+    optimizer.update(model, gradient)
+    return value
+
+
+@nnx.jit
+def evaluate(model: Network, images: np.ndarray) -> jax.Array:
+    return model(jnp.asarray(images))
+
+
+def train(args: argparse.Namespace) -> tuple[list[float], list[float], np.ndarray, Lines]:
+    """The loss of every step, the test error rate of every epoch, the last logits, the lines."""
+    images, test_images, labels, test_labels = digits()
+    rng = np.random.default_rng(args.seed)
+    test_lines = write(rng, TEST_LINES, test_images, test_labels)
+    epochs = 3 if args.quick else args.epochs
+    steps = epochs * STEPS
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 6e-3, steps // 5, steps)
+    # Unclipped, the first steps end in a network that sees only blanks for a long time.
+    clip = optax.clip_by_global_norm(1.0)
+    update = optax.chain(clip, optax.adamw(schedule, weight_decay=1e-3))
+    model = Network(nnx.Rngs(args.seed))
+    optimizer = nnx.Optimizer(model, update, wrt=nnx.Param)
+
+    losses, rates, logits = [], [], np.empty(0)
+    progress = tqdm(range(epochs), unit="epoch", disable=None)
+    for _ in progress:
+        for _ in range(STEPS):
+            losses.append(step(model, optimizer, write(rng, BATCH, images, labels)))
+        logits = np.asarray(evaluate(model, test_lines.images))
+        rates.append(character_error_rate(logits, test_lines))
+        progress.set_postfix(loss=f"{losses[-1]:.3f}", error=f"{rates[-1]:.1%}")
+    return [float(value) for value in losses], rates, logits, test_lines
+
+
+def draw_line(panels, name: str, logits: np.ndarray, line: Lines, truth: str) -> AxesImage:
+    """A line, what the network sees in it, and where the true digits are."""
+    alignment = jaxloss.ctc_alignment(logits, *line[1:])[:, : len(truth)]
+    answer = decode(logits, line.logit_paddings)
+    color = "black" if answer == truth else "tab:red"
+    panels[0].set_title(f"{name}:\n{truth} is read as {answer}", color=color)
+    extent = (0, WIDTH, HEIGHT, 0)
+    panels[0].imshow(line.images[..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent)
+    panels[0].set_ylabel("image row")
+
+    def heat_map(axes, probabilities: jax.Array, rows: Sequence[str], label: str) -> AxesImage:
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylabel(label)
+        extent = (0, WIDTH, len(rows) - 0.5, -0.5)
+        return axes.imshow(probabilities.T, cmap="Blues", vmin=0, vmax=1, extent=extent)
+
+    heat_map(panels[1], jax.nn.softmax(logits), SYMBOLS, "network: symbol")
+    heat = heat_map(panels[2], alignment, truth, "alignment: true digit")
+    for axes in panels:
+        axes.set_aspect("auto")
+        axes.set_xlim(0, STRIDE * np.sum(~line.logit_paddings))
+    panels[2].set_xlabel(f"image column; a frame is {STRIDE} columns")
+    return heat
+
+
+def draw(args: argparse.Namespace, losses, rates, logits, lines: Lines) -> None:
+    """Two test lines with their alignments, and the learning curve."""
+    figure = plt.figure(figsize=(15, 6.5), layout="constrained")
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[2, 1]))
+    panels = left.subplots(3, 2, sharex="col", height_ratios=[3, 8, 6])
+    test_losses = np.asarray(jaxloss.ctc_loss(logits, *lines[1:]))
+    order = np.argsort(test_losses)
+    for column, name, n in [(0, "Median", order[len(order) // 2]), (1, "Largest", order[-1])]:
+        line = Lines(*(part[n] for part in lines))
+        name = f"{name} test loss, {test_losses[n]:.3g}"
+        heat = draw_line(panels[:, column], name, logits[n], line, truths(lines)[n])
+    left.colorbar(heat, ax=panels, label="probability in the frame", aspect=40)
+
+    axes = right.subplots()
+    axes.set_title(f"Test character error rate {rates[-1]:.2%}")
+    axes.plot(np.arange(1, len(losses) + 1) / STEPS, losses, color="tab:blue", linewidth=0.8)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel("training loss: CTC, nats per line", color="tab:blue")
+    twin = axes.twinx()
+    twin.plot(np.arange(1, len(rates) + 1), 100 * np.array(rates), "o-", color="tab:orange")
+    twin.set_ylabel("test character error rate, %", color="tab:orange")
+    for side in axes, twin:
+        side.set_yscale("log")
+        side.yaxis.set_major_formatter("{x:g}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("out/read_digit_strings.png")
+    )
+    parser.add_argument("--quick", action="store_true", help="a few epochs")
+    args = parser.parse_args()
+
+    start = time.perf_counter()
+    losses, rates, logits, lines = train(args)
+    draw(args, losses, rates, logits, lines)
+    seconds = time.perf_counter() - start
+    print(f"test character error rate {rates[-1]:.2%} in {seconds:.0f} s; picture: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
