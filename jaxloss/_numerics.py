@@ -27,9 +27,18 @@ def hinge(x: jax.Array, *, tie: int = 1) -> jax.Array:
     return jnp.where(x < 0 if tie else x <= 0, 0, x)
 
 
+def where(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
+    """`jnp.where` with a number, which in the body of a loop takes no memory.
+
+    Differentiation moves what does not change out of a `lax.scan`, and so would store the number
+    in the full shape. Made of the condition it stays inside, where the compiler folds it.
+    """
+    return jnp.where(condition, x, (jnp.any(condition) & False).astype(x.dtype) + fill)
+
+
 def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
     """x, but 0 where it is infinite and has the weight 0."""
-    return jnp.where((weight == 0) & jnp.isinf(x), 0, x)
+    return where((weight != 0) | ~jnp.isinf(x), x, 0)
 
 
 def product(weight: jax.Array, x: jax.Array) -> jax.Array:

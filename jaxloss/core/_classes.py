@@ -46,8 +46,7 @@ def count(
 ) -> int | jax.Array:
     """How many classes take part in an example that does, at least 1."""
     if where is None or not masks_classes(where, axes):
-        everywhere = math.prod(class_shape(scores, axes))
-        return max(everywhere if axis_name is None else everywhere * lax.axis_size(axis_name), 1)
+        return max(class_count(scores, axes, axis_name), 1)
     repeats = math.prod(scores.shape[a] for a in axes if where.shape[a] == 1)
     return jnp.maximum(total(repeats * where.astype(scores.dtype), axes, axis_name), 1)
 
@@ -79,24 +78,38 @@ def index(
     if not axes:
         _checks.fail(ValueError, "axis", f"name a class dimension of `{scores_name}`", axes)
     batch_shape = tuple(size for a, size in enumerate(scores.shape) if a not in axes)
-    labels = _checks.labels(labels_name, labels, batch_shape)
+    found = locate(_checks.labels(labels_name, labels, batch_shape), scores, axes, where, axis_name)
+    rule = f"be a class in [0, {class_count(scores, axes, axis_name)}) that takes part"
+    _checks.require(~found.bad, labels_name, rule)
+    return found
+
+
+def locate(
+    labels: jax.Array,
+    scores: jax.Array,
+    axes: tuple[int, ...],
+    where: jax.Array | None,
+    axis_name: AxisName = None,
+) -> Labels:
+    """`index` behind its checks."""
     labels = jnp.expand_dims(labels, axes)
-    count = math.prod(class_shape(scores, axes))
-    first = 0
-    if axis_name is not None:
-        first = count * lax.axis_index(axis_name)
-        count = count * lax.axis_size(axis_name)
+    here = math.prod(class_shape(scores, axes))
+    first = 0 if axis_name is None else here * lax.axis_index(axis_name)
     hot = labels == _iota(scores, axes, labels.dtype) + jnp.asarray(first, labels.dtype)
-    known = (labels >= 0) & (labels < count)
+    known = (labels >= 0) & (labels < class_count(scores, axes, axis_name))
     present = jnp.ones_like(known)
     if where is not None:
         present = any_class(where, axes, axis_name)
         hot = hot & where
         if masks_classes(where, axes):
             known = any_class(hot, axes, axis_name)
-    rule = f"be a class in [0, {count}) that takes part"
-    _checks.require(known, labels_name, rule, present)
     return Labels(hot, ~known & present, present)
+
+
+def class_count(scores: jax.Array, axes: tuple[int, ...], axis_name: AxisName) -> int:
+    """How many classes there are, here and on the other devices."""
+    here = math.prod(class_shape(scores, axes))
+    return here if axis_name is None else here * lax.axis_size(axis_name)
 
 
 def _iota(scores: jax.Array, axes: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,18 +81,8 @@ def softmax_cross_entropy_with_integer_labels(
     found = _classes.index(
         labels, logits, axes, where, names=("logits", "labels"), axis_name=axis_name
     )
-    logits, present = _with_absent_impossible(logits, where, axes, axis_name)
-    losses = _surprise(logits, found, axes, axis_name)
-    weights = _classes.expand_weights(class_weights, logits, axes)
-    if weights is not None:
-        weight = _classes.total(jnp.where(found.hot, weights, 0), axes, axis_name)
-        losses = _numerics.product(jnp.squeeze(weight, axes), losses)
-    if not is_absent(label_smoothing):
-        smoothing = _checks.number("label_smoothing", label_smoothing, logits)
-        even = _even_labels(logits, where, weights, axes, axis_name)
-        spread = _cross_entropy(logits, even, axes, axis_name)
-        losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
-    return _finished(losses, z_loss, logits, present, axes, axis_name)
+    terms = _terms(logits, axes, class_weights, label_smoothing, z_loss)
+    return losses_of_labels(logits, found, where, terms, axes, axis_name)
 
 
 @public(
@@ -155,18 +146,76 @@ def softmax_cross_entropy(
     axes = _checks.axes(axis, logits, "logits")
     where = _checks.mask(where, "logits", logits)
     _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
+    terms = _terms(logits, axes, class_weights, label_smoothing, z_loss)
+    return losses_of_probabilities(logits, labels, where, terms, axes, axis_name)
+
+
+class Terms(NamedTuple):
+    """What may be added to the plain cross entropy; None is left out."""
+
+    class_weights: jax.Array | None  # Laid along the class axes.
+    label_smoothing: jax.Array | None
+    z_loss: jax.Array | None
+
+
+def _terms(logits, axes, class_weights, label_smoothing, z_loss):
+    return Terms(
+        _classes.expand_weights(class_weights, logits, axes),
+        factor("label_smoothing", label_smoothing, logits),
+        factor("z_loss", z_loss, logits),
+    )
+
+
+def factor(name: str, value: ArrayLike, like: jax.Array) -> jax.Array | None:
+    """A hyper-parameter that at a Python 0 is left out."""
+    return None if is_absent(value) else _checks.number(name, value, like)
+
+
+def losses_of_labels(
+    logits: jax.Array,
+    found: _classes.Labels,
+    where: jax.Array | None,
+    terms: Terms,
+    axes: tuple[int, ...],
+    axis_name: AxisName,
+) -> jax.Array:
+    """`softmax_cross_entropy_with_integer_labels` behind its checks."""
+    weights, smoothing, z_loss = terms
+    logits, present = _with_absent_impossible(logits, where, axes, axis_name)
+    peak = _peak(logits, axes, axis_name)
+    losses, log_sum = _surprise(logits, peak, found, axes, axis_name)
+    if weights is not None:
+        weight = _classes.total(jnp.where(found.hot, weights, 0), axes, axis_name)
+        losses = _numerics.product(weight, losses)
+    if smoothing is not None:
+        even = _even_labels(logits, where, weights, axes, axis_name)
+        below_peak = _classes.total(_numerics.product(even, peak - logits), axes, axis_name)
+        spread = below_peak + _classes.total(even, axes, axis_name) * log_sum
+        losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
+    return _finished(losses, z_loss, peak + log_sum, present, axes)
+
+
+def losses_of_probabilities(
+    logits: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    terms: Terms,
+    axes: tuple[int, ...],
+    axis_name: AxisName,
+) -> jax.Array:
+    """`softmax_cross_entropy` behind its checks."""
+    weights, smoothing, z_loss = terms
     logits, present = _with_absent_impossible(logits, where, axes, axis_name)
     if where is not None:
         labels = jnp.where(where, labels, 0)
-    weights = _classes.expand_weights(class_weights, logits, axes)
     if weights is not None:
         labels = weights * labels
-    if not is_absent(label_smoothing):
-        smoothing = _checks.number("label_smoothing", label_smoothing, logits)
+    if smoothing is not None:
         even = _even_labels(logits, where, weights, axes, axis_name)
         labels = (1 - smoothing) * labels + smoothing * even
     losses = _cross_entropy(logits, labels, axes, axis_name)
-    return _finished(losses, z_loss, logits, present, axes, axis_name)
+    peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
+    return _finished(losses, z_loss, peak + log_sum, present, axes)
 
 
 def _with_absent_impossible(logits, where, axes, axis_name):
@@ -186,20 +235,23 @@ def _even_labels(logits, where, weights, axes, axis_name):
     return jnp.where(where, even, 0) if _classes.masks_classes(where, axes) else even
 
 
-def _finished(losses, z_loss, logits, present, axes, axis_name):
-    """The losses with the z-loss, 0 for absent examples."""
-    if not is_absent(z_loss):
-        peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
-        penalty = jnp.squeeze(jnp.square(peak + log_sum), axes)
-        losses = losses + _checks.number("z_loss", z_loss, losses) * penalty
-    return losses if present is None else jnp.where(jnp.squeeze(present, axes), losses, 0)
+def _finished(losses, z_loss, log_normalizer, present, axes):
+    """One loss per example, with the z-loss; 0 for absent examples."""
+    if z_loss is not None:
+        losses = losses + z_loss * jnp.square(log_normalizer)
+    if present is not None:
+        losses = jnp.where(present, losses, 0)
+    return jnp.squeeze(losses, axes)
+
+
+def _peak(logits, axes, axis_name):
+    peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
+    return peak if axis_name is None else lax.pmax(peak, axis_name)
 
 
 def _log_normalizer(logits, axes, axis_name):
     """peak, exp(logits - peak) and log Σ of these, which is accurate down to 0."""
-    peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
-    if axis_name is not None:
-        peak = lax.pmax(peak, axis_name)
+    peak = _peak(logits, axes, axis_name)
     exps = jnp.exp(logits - peak)
     # The largest logits contribute exactly 1 each. Summed apart, and one of them left to log1p,
     # they do not swallow what the others add. Their derivative stays in `exps`.
@@ -209,26 +261,29 @@ def _log_normalizer(logits, axes, axis_name):
     return peak, exps, jnp.log1p(others + ties)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _surprise(logits, labels, axes, axis_name):
-    """lse - logits_label."""
-    peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
-    own = _classes.total(jnp.where(labels.hot, logits, 0), axes, axis_name)
-    surprise = jnp.where(labels.bad, jnp.nan, (peak - own) + log_sum)
-    return jnp.squeeze(surprise, axes)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _surprise(logits, peak, labels, axes, axis_name):
+    """lse - logits_label, and log Σ exp(logits - peak), accurate where the label has almost all."""
+    own = _classes.total(_numerics.where(labels.hot, logits, 0), axes, axis_name)
+    others = _numerics.where(~labels.hot, jnp.exp(logits - peak), 0)
+    # What the label adds is left to log1p, so that it does not swallow what the others add.
+    log_sum = jnp.log1p(_classes.total(others, axes, axis_name) + jnp.expm1(own - peak))
+    return jnp.where(labels.bad, jnp.nan, (peak - own) + log_sum), log_sum
 
 
 @_surprise.defjvp
 def _surprise_jvp(axes, axis_name, primals, tangents):
     # Autodiff's p - 1 at the label cancels to 0 where the model is confident.
-    (logits, labels), (logits_dot, _) = primals, tangents
-    losses = _surprise(logits, labels, axes, axis_name)
-    _, exps, log_sum = _log_normalizer(logits, axes, axis_name)
-    scale = jnp.where(labels.bad, jnp.nan, jnp.exp(-log_sum))
-    own = jnp.expm1(-jnp.expand_dims(losses, axes))
-    gradient = jnp.where(labels.hot, own, scale * exps)
-    tangent = _classes.total(gradient * logits_dot, axes, axis_name)
-    return losses, jnp.squeeze(tangent, axes)
+    logits, peak, labels = primals
+    surprise, log_sum = _surprise(*primals, axes, axis_name)
+    p = jnp.exp(-log_sum) * jnp.exp(logits - peak)
+    gradient = jnp.where(labels.hot, jnp.expm1(-surprise), p)
+    gradient = gradient * jnp.where(labels.bad, jnp.nan, 1).astype(p.dtype)
+
+    def along(gradient):
+        return _classes.total(gradient * tangents[0], axes, axis_name)
+
+    return (surprise, log_sum), (along(gradient), along(p))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -236,8 +291,7 @@ def _cross_entropy(logits, labels, axes, axis_name):
     """Σ_c labels_c (lse - logits_c)."""
     peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
     surprise = (peak - logits) + log_sum
-    losses = _classes.total(_numerics.product(labels, surprise), axes, axis_name)
-    return jnp.squeeze(losses, axes)
+    return _classes.total(_numerics.product(labels, surprise), axes, axis_name)
 
 
 def _cross_entropy_jvp(axes, axis_name, primals, tangents):
@@ -256,7 +310,7 @@ def _cross_entropy_jvp(axes, axis_name, primals, tangents):
     if not isinstance(labels_dot, SymbolicZero):
         surprise = (peak - logits) + log_sum
         parts = parts + _numerics.silenced(labels, surprise) * labels_dot
-    return losses, jnp.squeeze(_classes.total(parts, axes, axis_name), axes)
+    return losses, _classes.total(parts, axes, axis_name)
 
 
 _cross_entropy.defjvp(_cross_entropy_jvp, symbolic_zeros=True)
