@@ -27,6 +27,9 @@ from jaxloss.core.likelihood import kl_divergence as kl_divergence
 from jaxloss.core.likelihood import kl_divergence_with_log_targets as kl_divergence_with_log_targets
 from jaxloss.core.likelihood import negative_log_likelihood as negative_log_likelihood
 from jaxloss.core.likelihood import poisson_nll_loss as poisson_nll_loss
+from jaxloss.core.linear_cross_entropy import (
+    linear_softmax_cross_entropy as linear_softmax_cross_entropy,
+)
 from jaxloss.core.margin import hinge_embedding_loss as hinge_embedding_loss
 from jaxloss.core.margin import margin_ranking_loss as margin_ranking_loss
 from jaxloss.core.margin import multi_margin_loss as multi_margin_loss

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -779,4 +780,80 @@ class CTCLoss(Loss):
             blank=self.blank,
             reduction=self.reduction,
             zero_infinity=self.zero_infinity,
+        )
+
+
+def linear_init(key: jax.Array, shape: tuple[int, ...], features: int) -> jax.Array:
+    """torch's initial parameters of a linear layer of so many input features."""
+    bound = 1 / math.sqrt(max(features, 1))
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+@dataclasses.dataclass(eq=False)
+class LinearCrossEntropyLoss(Loss):
+    """Cross entropy of a linear layer's outputs without the logits, as
+    torch.nn.LinearCrossEntropyLoss; see `jaxloss.functional.linear_cross_entropy`.
+
+    The layer is the module's own: `linear.weight` of shape (C·d1·…·dK, in_features) and
+    `linear.bias`, laid out and initialised as torch's. For an embedding tied to the output call
+    the function with its table.
+
+    Args:
+      in_features: size of each input.
+      num_classes: C.
+      out_features: (d1, …, dK), the positions that each input has a target for.
+      bias: whether the layer has one.
+      reduction: "none", "mean" or "sum".
+      weight: one weight per class, shape (C,); a buffer, not trained.
+      ignore_index: the class index of targets that do not take part, -100 by default.
+      label_smoothing: share of the target spread evenly over the classes, in [0, 1].
+      chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import linen
+      >>> loss = linen.LinearCrossEntropyLoss(2, 4)
+      >>> weight = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, 0.0]])
+      >>> features = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+      >>> parameters = {"params": {"linear": {"weight": weight}}}
+      >>> print(f"{loss.apply(parameters, features, jnp.array([1, 3])):.4f}")
+      0.8976
+    """
+
+    in_features: int
+    num_classes: int
+    _: dataclasses.KW_ONLY
+    out_features: tuple[int, ...] = ()
+    bias: bool = False
+    reduction: Reduction = "mean"
+    weight: ArrayLike | None = None
+    ignore_index: int | None = None
+    label_smoothing: float = 0.0
+    chunk_size: int | None = None
+
+    def _check(self) -> None:
+        super()._check()
+        wanted = (self.num_classes,)
+        if self.weight is not None and jnp.shape(self.weight) != wanted:
+            _checks.fail(ValueError, "weight", f"have shape {wanted}", jnp.shape(self.weight))
+        _checks.FRACTION.check_concrete("label_smoothing", self.label_smoothing)
+
+    def _outputs(self) -> int:
+        return math.prod(self.out_features, start=self.num_classes)
+
+    def _loss(
+        self, weight: jax.Array, bias: jax.Array | None, input: ArrayLike, target: ArrayLike
+    ) -> jax.Array:
+        shape = self.num_classes, *self.out_features
+        return F.linear_cross_entropy(
+            input,
+            weight.reshape(*shape, self.in_features),
+            target,
+            linear_bias=None if bias is None else bias.reshape(shape),
+            weight=_array(self.weight),
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            chunk_size=self.chunk_size,
         )

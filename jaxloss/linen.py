@@ -7,6 +7,8 @@ alike, so that `nn.jit` and its kin can tell them apart.
 from typing import Any
 
 import flax.linen as nn
+import jax
+from jax.typing import ArrayLike
 
 from jaxloss import _modules as _m
 
@@ -110,3 +112,28 @@ class TripletMarginWithDistanceLoss(_m.TripletMarginWithDistanceLoss, _Loss):
 
 class CTCLoss(_m.CTCLoss, _Loss):
     pass
+
+
+class _Linear(nn.Module):
+    """A linear layer's parameters in torch's layout."""
+
+    in_features: int
+    out_features: int
+    use_bias: bool
+
+    def setup(self) -> None:
+        shape = self.out_features, self.in_features
+        self.weight = self.param("weight", _m.linear_init, shape, self.in_features)
+        self.bias = (
+            self.param("bias", _m.linear_init, shape[:1], self.in_features)
+            if self.use_bias
+            else None
+        )
+
+
+class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
+    def setup(self) -> None:
+        self.linear = _Linear(self.in_features, self._outputs(), self.bias)
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        return self._loss(self.linear.weight, self.linear.bias, input, target)

@@ -4,7 +4,11 @@
 no `nnx.Param`, so no optimiser trains them.
 """
 
+import dataclasses
+
+import jax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from jaxloss import _modules as _m
 
@@ -95,3 +99,29 @@ class TripletMarginWithDistanceLoss(_m.TripletMarginWithDistanceLoss, nnx.Module
 
 class CTCLoss(_m.CTCLoss, nnx.Module):
     pass
+
+
+class _Linear(nnx.Module):
+    """A linear layer's parameters in torch's layout."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, rngs: nnx.Rngs):
+        shape = out_features, in_features
+        self.weight = nnx.Param(_m.linear_init(rngs.params(), shape, in_features))
+        self.bias = (
+            nnx.Param(_m.linear_init(rngs.params(), shape[:1], in_features)) if bias else None
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, nnx.Module):
+    rngs: dataclasses.InitVar[nnx.Rngs] = dataclasses.field(kw_only=True)
+
+    def __post_init__(self, rngs: nnx.Rngs) -> None:
+        super().__post_init__()
+        self.linear = _Linear(self.in_features, self._outputs(), bias=self.bias, rngs=rngs)
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
+        bias = self.linear.bias
+        return self._loss(
+            self.linear.weight[...], None if bias is None else bias[...], input, target
+        )

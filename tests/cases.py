@@ -35,6 +35,7 @@ class Loss:
     floats: tuple[int, ...] = (0,)  # The arguments to differentiate.
     labels: bool = False  # Whether the second argument is class indices.
     where: bool = False  # Whether the core takes `where`.
+    rowwise: bool = True  # Whether all arguments have a row per example.
     domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
     as_torch: Callable[..., tuple] = lambda *args: args  # The arguments as torch's door has them.
 
@@ -154,6 +155,10 @@ def _multilabel(rng):
         row[:count] = rng.permutation(C)[:count]
     labels[0] = [2, 2, 0, -1, 3]  # A label twice, and one that is not read.
     return rng.normal(size=(N, C)), labels
+
+
+def _features(rng):
+    return rng.normal(size=(N, 3)), rng.normal(size=(C, 3)), rng.integers(0, C, N)
 
 
 def _spoken(rng):
@@ -401,6 +406,29 @@ LOSSES = [
         "multilabel_margin_loss",
         torch="multilabel_margin_loss",
     ),
+    Loss(
+        "linear",
+        _features,
+        "linear_softmax_cross_entropy",
+        torch="linear_cross_entropy",
+        **_both(chunk_size=2),
+        floats=(0, 1),
+        rowwise=False,
+    ),
+    Loss(
+        "linear_smoothed",
+        _features,
+        "linear_softmax_cross_entropy",
+        {
+            "bias": WEIGHTS - 1,
+            "class_weights": WEIGHTS,
+            "label_smoothing": 0.1,
+            "z_loss": 0.02,
+            "chunk_size": 4,
+        },
+        floats=(0, 1),
+        rowwise=False,
+    ),
     Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch),
     Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
     Loss(
@@ -443,6 +471,7 @@ LOSSES = [
 ]
 
 BY_NAME = {loss.name: loss for loss in LOSSES}
+ROWWISE = [loss for loss in LOSSES if loss.rowwise]
 DOORS = [(loss, door) for loss in LOSSES for door in loss.doors()]
 DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
 # The core once, through torch's door where there is one.

@@ -186,6 +186,16 @@ def softmax_cross_entropy_with_integer_labels(
     return _examples(one, logits, labels, w, _indices(logits), where=where)
 
 
+def linear_softmax_cross_entropy(
+    inputs, kernel, labels, *, bias=None, where=None, chunk_size=None, **options
+):
+    logits = np.asarray(inputs, np.float64) @ np.asarray(kernel, np.float64).T
+    logits = logits if bias is None else logits + np.asarray(bias)
+    integers = np.issubdtype(np.asarray(labels).dtype, np.integer)
+    loss = softmax_cross_entropy_with_integer_labels if integers else softmax_cross_entropy
+    return loss(logits, labels, where=where, **options)
+
+
 def softmax_cross_entropy(
     logits, labels, *, where=None, class_weights=None, label_smoothing=0.0, z_loss=0.0
 ):
@@ -389,7 +399,8 @@ def ctc(logits, labels, blank_id=0):
         return np.inf, np.zeros_like(logits), np.zeros((frames, len(labels)))
     posterior = np.exp(forward + backward - log_likelihood)
     gradient = np.exp(log_probs)
-    np.subtract.at(gradient, (slice(None), symbols), posterior)
+    for state, symbol in enumerate(symbols):
+        gradient[:, symbol] -= posterior[:, state]
     return -log_likelihood, gradient, posterior[:, 1::2]
 
 

@@ -297,6 +297,95 @@ STATIC = [
         "reduce: `losses` must have a batch dimension for 'batchmean', got a scalar",
     ),
     (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, WIDE, Y),
+        ValueError,
+        "linear_softmax_cross_entropy: `kernel` must have shape (C, 3), got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y, bias=jnp.ones(3)),
+        ValueError,
+        "linear_softmax_cross_entropy: `bias` must have shape (2,), got (3,)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y, class_weights=jnp.ones((1, 2))),
+        ValueError,
+        "linear_softmax_cross_entropy: `class_weights` must have shape (2,), got (1, 2)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y[:1]),
+        ValueError,
+        "linear_softmax_cross_entropy: `labels` must have shape (2,), got (1,)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, X),
+        ValueError,
+        "linear_softmax_cross_entropy: `labels` must have shape (2, 2), as class probabilities, "
+        "got (2, 3)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y, where=X > 0),
+        ValueError,
+        "linear_softmax_cross_entropy: `where` must have size 1 along the features, got (2, 3)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(INTEGERS, X, Y),
+        TypeError,
+        "linear_softmax_cross_entropy: `inputs` must be a floating-point array, got int32",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y, chunk_size=0),
+        ValueError,
+        "linear_softmax_cross_entropy: `chunk_size` must be an integer of 1 or more, got 0",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y, chunk_size=jnp.int32(4)),
+        TypeError,
+        "linear_softmax_cross_entropy: `chunk_size` must be a Python value",
+    ),
+    (
+        lambda: F.linear_cross_entropy(jnp.ones((2, 2, 3)), X, Y),
+        ValueError,
+        "linear_cross_entropy: `input` must have shape (in) or (N, in), got (2, 2, 3)",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, WIDE, Y),
+        ValueError,
+        "linear_cross_entropy: `linear_weight` must have shape (C, 3) or (C, d1, ..., dK, 3), "
+        "got (2, 4)",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X[0], jnp.ones((4, 2, 3)), Y),
+        ValueError,
+        "linear_cross_entropy: `input` must have shape (N, 3), for `linear_weight` has places "
+        "(2,), got (3,)",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, X, Y, linear_bias=X),
+        ValueError,
+        "linear_cross_entropy: `linear_bias` must have shape (2,), got (2, 3)",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, ONE, jnp.ones((2, 2)), ignore_index=1),
+        ValueError,
+        "linear_cross_entropy: `ignore_index` must be None for class probabilities, got",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, X, jnp.ones((2, 2), int)),
+        TypeError,
+        "linear_cross_entropy: `target` must be floating-point where it has the logits' shape, as "
+        "class probabilities, got int32",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, X, Y, label_smoothing=2),
+        ValueError,
+        "linear_cross_entropy: `label_smoothing` must be between 0 and 1, got 2",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, X, Y, reduction="avg"),
+        ValueError,
+        "linear_cross_entropy: `reduction` must be 'none', 'mean' or 'sum', got 'avg'",
+    ),
+    (
         lambda: jaxloss.ctc_loss(jnp.ones(3), FRAMES, SPOKEN, PADDINGS),
         ValueError,
         "ctc_loss: `logits` must have shape (..., T, C), got (3,)",
@@ -539,6 +628,16 @@ FAULTS = [
         lambda e: F.cosine_similarity(X, X, eps=e),
         jnp.float32(-1),
         "cosine_similarity: `eps` must be 0 or more",
+    ),
+    (
+        lambda y: jaxloss.linear_softmax_cross_entropy(X, X, y),
+        LABELS,
+        "linear_softmax_cross_entropy: `labels` must be a class in [0, 2) that takes part",
+    ),
+    (
+        lambda t: F.linear_cross_entropy(X, X, t, reduction="sum"),
+        jnp.full((2, 2), 2.0),
+        "linear_cross_entropy: `target` must be probabilities in [0, 1]",
     ),
     (
         lambda y: jaxloss.ctc_loss(LOGITS, FRAMES, y, PADDINGS),

@@ -49,6 +49,7 @@ DIFFERENTIABLE = {
     "pairwise_distance": 2,
     "triplet_margin_loss": 3,
     "triplet_margin_with_distance_loss": 3,
+    "linear_cross_entropy": 2,
 }
 
 # Functions of log probabilities whose first argument is given as logits: torch's gradient is that
@@ -378,6 +379,25 @@ def calls(seed: int = 0) -> list[Call]:
     short = normal(5, 2, 5), np.array([[1, 1, 1, 1], [1, 2, 3, 3]]), [5, 5], [4, 3]
     add("infinite", "ctc_loss", *short, **one)
     add("zero-infinity", "ctc_loss", *short, zero_infinity=True, reductions=("mean",))
+
+    # Linear cross entropy.
+    features, table, per_class = normal(6, 4), normal(5, 4), uniform(5)
+    indices = np.array([0, 4, -100, 2, 2, 1])
+    weighted = {"linear_bias": normal(5), "weight": per_class, "label_smoothing": 0.2}
+    add("plain", "linear_cross_entropy", features, table, indices)
+    add("weighted", "linear_cross_entropy", features, table, indices, **weighted)
+    add("ignored", "linear_cross_entropy", features, table, np.abs(indices) % 5, ignore_index=2)
+    add(
+        "probabilities",
+        "linear_cross_entropy",
+        features,
+        table,
+        rng.dirichlet(np.ones(5), 6),
+        **weighted,
+    )
+    add("unbatched", "linear_cross_entropy", features[0], table, np.array(3))
+    places = normal(6, 4), normal(5, 2, 3, 4), rng.integers(0, 5, (6, 2, 3))
+    add("places", "linear_cross_entropy", *places, linear_bias=normal(5, 2, 3), weight=per_class)
     return found
 
 

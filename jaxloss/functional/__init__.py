@@ -19,6 +19,7 @@ from jaxloss.functional.likelihood import gaussian_nll_loss as gaussian_nll_loss
 from jaxloss.functional.likelihood import kl_div as kl_div
 from jaxloss.functional.likelihood import nll_loss as nll_loss
 from jaxloss.functional.likelihood import poisson_nll_loss as poisson_nll_loss
+from jaxloss.functional.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from jaxloss.functional.margin import hinge_embedding_loss as hinge_embedding_loss
 from jaxloss.functional.margin import margin_ranking_loss as margin_ranking_loss
 from jaxloss.functional.margin import multi_margin_loss as multi_margin_loss

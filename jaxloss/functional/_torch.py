@@ -132,9 +132,14 @@ def class_targets(
     (input,) = _checks.arrays(input=input)
     shape = input.shape[:dim] + input.shape[dim + 1 :]
     labels = _checks.labels("target", target, shape)
+    where = jnp.expand_dims(taking_part(labels, ignore_index), dim)
+    found = _classes.index(labels, input, (dim,), where, names=("input", "target"))
+    return ClassTargets(labels, where, _classes.label_weights(weight, input, found, (dim,)))
+
+
+def taking_part(labels: jax.Array, ignore_index: ArrayLike) -> jax.Array:
+    """Whether each label is another than `ignore_index`."""
     ignored = jnp.asarray(ignore_index)
     if ignored.ndim or not jnp.issubdtype(ignored.dtype, jnp.integer):
         _checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())
-    where = jnp.expand_dims(labels != ignored.astype(labels.dtype), dim)
-    found = _classes.index(labels, input, (dim,), where, names=("input", "target"))
-    return ClassTargets(labels, where, _classes.label_weights(weight, input, found, (dim,)))
+    return labels != ignored.astype(labels.dtype)

@@ -1,0 +1,346 @@
+"""Linear cross entropy: the loss of the logits without the logits, in any blocks, on any mesh."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false
+# Options in dictionaries lose their types.
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss.linen
+import jaxloss.nnx
+from jaxloss import functional as F
+
+N, C, D = 7, 5, 3  # 7 examples do not divide into equal blocks.
+CHUNKS = [1, 2, 3, 99, None]
+RNG = np.random.default_rng(0)
+INPUTS, KERNEL = RNG.normal(size=(N, D)), RNG.normal(size=(C, D))
+INDICES, PROBABILITIES = RNG.integers(0, C, N), RNG.dirichlet(np.ones(C), N)
+PER_CLASS = {"bias": RNG.normal(size=C), "class_weights": RNG.uniform(size=C)}
+NUMBERS = {"label_smoothing": 0.2, "z_loss": 0.05}
+
+
+def given(labels, everything):
+    """Arguments by name: those that may be differentiated, in float64."""
+    floats = {"inputs": INPUTS, "kernel": KERNEL}
+    floats |= PER_CLASS | {k: np.asarray(v) for k, v in NUMBERS.items()} if everything else {}
+    if labels is PROBABILITIES:
+        floats["labels"] = labels
+    return {name: jnp.asarray(value) for name, value in floats.items()}
+
+
+def from_logits(labels, inputs, kernel, bias=None, **options):
+    """The same with all logits."""
+    logits = inputs @ kernel.T
+    logits = logits if bias is None else logits + bias[None]
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return jaxloss.softmax_cross_entropy(logits, labels, **options)
+    return jaxloss.softmax_cross_entropy_with_integer_labels(logits, labels, **options)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["plain", "everything"])
+@pytest.mark.parametrize("labels", [INDICES, PROBABILITIES], ids=["indices", "probabilities"])
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+def test_losses_and_all_gradients(chunk_size, labels, everything, x64):
+    floats = given(labels, everything)
+
+    def f(floats):
+        options = {"labels": jnp.asarray(labels)} | floats
+        args = [options.pop(name) for name in ("inputs", "kernel", "labels")]
+        return jaxloss.linear_softmax_cross_entropy(*args, chunk_size=chunk_size, **options)
+
+    def g(floats):
+        return from_logits(**{"labels": jnp.asarray(labels)} | floats)
+
+    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=N))
+    value, pull = jax.vjp(f, floats)
+    wanted, pull_wanted = jax.vjp(g, floats)
+    exact = oracle.linear_softmax_cross_entropy(
+        **{"labels": labels} | {k: np.asarray(v) for k, v in floats.items()}
+    )
+    np.testing.assert_allclose(value, exact, rtol=1e-12)
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)
+    mine, reference = pull(cotangent)[0], pull_wanted(cotangent)[0]
+    assert mine.keys() == reference.keys() == floats.keys()
+    for name in mine:
+        np.testing.assert_allclose(mine[name], reference[name], rtol=1e-11, atol=1e-13)
+
+
+def reduced(labels, **options):
+    """The loss through torch's function, that of the logits, and their arguments."""
+    labels = jnp.asarray(labels)
+    floats = tuple(jnp.asarray(x) for x in (INPUTS, KERNEL, *PER_CLASS.values()))
+    smoothing = {"label_smoothing": 0.2}
+
+    def f(inputs, kernel, bias, weight):
+        more = {"linear_bias": bias, "weight": weight} | smoothing | options
+        return F.linear_cross_entropy(inputs, kernel, labels, **more)
+
+    def g(inputs, kernel, bias, weight):
+        more = smoothing | {k: v for k, v in options.items() if k != "chunk_size"}
+        return F.cross_entropy(inputs @ kernel.T + bias[None], labels, weight, **more)
+
+    return f, g, floats
+
+
+@pytest.mark.parametrize("chunk_size", [2, 99])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("labels", [INDICES, PROBABILITIES], ids=["indices", "probabilities"])
+def test_reduced_by_torch_function(labels, reduction, chunk_size, x64):
+    f, g, floats = reduced(labels, reduction=reduction, chunk_size=chunk_size)
+    value, gradients = jax.value_and_grad(f, range(4))(*floats)
+    wanted, references = jax.value_and_grad(g, range(4))(*floats)
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)
+    for mine, reference in zip(gradients, references, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-11, atol=1e-13)
+
+
+def test_every_derivative_of_a_mean(x64):
+    f, g, floats = reduced(INDICES, chunk_size=2)
+    tangents = tuple(jnp.cos(x) for x in floats)
+    np.testing.assert_allclose(
+        jax.jvp(f, floats, tangents)[1], jax.jvp(g, floats, tangents)[1], rtol=1e-11
+    )
+    np.testing.assert_allclose(jax.hessian(f, 1)(*floats), jax.hessian(g, 1)(*floats), atol=1e-12)
+    reverse = jax.jacrev(jax.jacrev(jax.checkpoint(f), 1), 0)(*floats)
+    np.testing.assert_allclose(reverse, jax.hessian(g, (0, 1))(*floats)[1][0], atol=1e-12)
+    mapped, wanted = (jax.vmap(jax.grad(h, 1), (0, None, None, None)) for h in (f, g))
+    args = jnp.stack([floats[0], 2 * floats[0]]), *floats[1:]
+    np.testing.assert_allclose(mapped(*args), wanted(*args), atol=1e-13)
+
+
+def test_several_places_per_input(x64):
+    rng = np.random.default_rng(2)
+    inputs, kernel = (
+        jnp.asarray(rng.normal(size=(4, D))),
+        jnp.asarray(rng.normal(size=(C, 2, 3, D))),
+    )
+    bias, targets = (
+        jnp.asarray(rng.normal(size=(C, 2, 3))),
+        jnp.asarray(rng.integers(0, C, (4, 2, 3))),
+    )
+    targets = targets.at[1, 0, 2].set(-100)
+    logits = jnp.einsum("ni,c...i->nc...", inputs, kernel) + bias[None]
+    for reduction in ("none", "mean", "sum"):
+        got = F.linear_cross_entropy(
+            inputs, kernel, targets, linear_bias=bias, reduction=reduction, chunk_size=2
+        )
+        np.testing.assert_allclose(
+            got, F.cross_entropy(logits, targets, reduction=reduction), rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("chunk_size", [2, None])
+def test_what_takes_no_part_may_hold_anything(chunk_size):
+    inputs = jnp.asarray(INPUTS, jnp.float32).at[3].set(jnp.nan)
+    kernel, labels = jnp.asarray(KERNEL, jnp.float32), jnp.asarray(INDICES).at[3].set(-100)
+    kept = np.arange(N) != 3
+    f = jax.value_and_grad(functools.partial(F.linear_cross_entropy, chunk_size=chunk_size), (0, 1))
+    value, gradients = f(inputs, kernel, labels)
+    wanted, references = f(inputs[kept], kernel, labels[kept])
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradients[0][kept], references[0], atol=1e-7)
+    np.testing.assert_allclose(gradients[1], references[1], atol=1e-7)
+    assert not np.any(gradients[0][3])
+    losses = jaxloss.linear_softmax_cross_entropy(
+        inputs, kernel, jnp.abs(labels), where=kept[:, None], chunk_size=chunk_size
+    )
+    assert losses[3] == 0
+    value, gradients = f(inputs, kernel, jnp.full(N, -100))
+    assert np.isnan(value)
+    assert not any(map(np.any, gradients))
+
+
+@pytest.mark.parametrize("bad", [-1, C, 2**31 - 1])
+@pytest.mark.parametrize("chunk_size", [2, None])
+def test_bad_label_is_nan_in_its_example_alone(bad, chunk_size):
+    inputs, kernel = jnp.asarray(INPUTS, jnp.float32), jnp.asarray(KERNEL, jnp.float32)
+    labels = jnp.asarray(INDICES).at[2].set(bad)
+    only = np.arange(N) == 2
+    for reduction in ("none", "sum"):
+
+        def f(inputs, reduction=reduction):
+            return F.linear_cross_entropy(
+                inputs, kernel, labels, reduction=reduction, chunk_size=chunk_size
+            )
+
+        np.testing.assert_array_equal(np.isnan(f(inputs)), only if reduction == "none" else True)
+        gradient = jax.grad(lambda x, f=f: jnp.sum(f(x)))(inputs)
+        np.testing.assert_array_equal(np.isnan(gradient).all(-1), only)
+        np.testing.assert_array_equal(np.isnan(gradient).any(-1), only)
+
+
+def test_bfloat16_is_accumulated_in_float32():
+    rng = np.random.default_rng(3)
+    inputs, kernel = rng.normal(size=(512, 16)), rng.normal(size=(64, 16))
+    labels = rng.integers(0, 64, 512)
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (inputs, kernel)]
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in half]
+        g = jax.grad(lambda x, w: from_logits(jnp.asarray(labels), x, w).mean(), (0, 1))
+        wanted = [np.asarray(x) for x in g(*wide)]
+
+    def none(inputs, kernel):
+        losses = jaxloss.linear_softmax_cross_entropy(inputs, kernel, labels, chunk_size=8)
+        assert losses.dtype == jnp.float32
+        return losses.mean()
+
+    def mean(inputs, kernel):
+        return F.linear_cross_entropy(inputs, kernel, labels, chunk_size=8)
+
+    for f in (none, mean):
+        for mine, reference in zip(jax.grad(f, (0, 1))(*half), wanted, strict=True):
+            assert mine.dtype == jnp.bfloat16
+            error = np.asarray(mine, np.float64) - reference
+            assert np.linalg.norm(error) < 4e-3 * np.linalg.norm(reference)
+
+
+def compiled(f, *args):
+    return jax.jit(jax.value_and_grad(f, (0, 1))).lower(*args).compile()
+
+
+DOORS = {
+    "none": lambda x, w, y, **o: jaxloss.linear_softmax_cross_entropy(x, w, y, **o).sum(),
+    "smoothed": lambda x, w, y, **o: jaxloss.linear_softmax_cross_entropy(
+        x, w, y, label_smoothing=0.1, z_loss=1e-4, **o
+    ).sum(),
+    "mean": F.linear_cross_entropy,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_memory_is_that_of_a_block(door):
+    def temporaries(classes, **options):
+        inputs = jax.ShapeDtypeStruct((4096, 64), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((classes, 64), jnp.float32)
+        labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
+        f = functools.partial(DOORS[door], **options)
+        memory = compiled(f, inputs, kernel, labels).memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    assert temporaries(32768) < 80e6  # The logits are 537 MB.
+    # Besides a block of logits there is what it adds to the kernel's gradient.
+    few, many = (temporaries(c, chunk_size=1024) - c * 64 * 4 for c in (8192, 131072))
+    assert many < 1.25 * few
+
+
+def test_three_products_for_a_mean():
+    def products(door):
+        args = jnp.ones((64, 32)), jnp.ones((128, 32)), jnp.zeros(64, jnp.int32)
+        cost = compiled(functools.partial(DOORS[door], chunk_size=128), *args).cost_analysis()
+        assert cost is not None
+        return cost["flops"] / (2 * 64 * 32 * 128)
+
+    assert products("mean") == pytest.approx(3, abs=0.5)
+
+
+def sharded(kind):
+    """Arrays on a mesh of two axes: examples over one, classes over the other."""
+    rng = np.random.default_rng(4)
+    arrays = rng.normal(size=(64, 16)), rng.normal(size=(128, 16)), rng.integers(0, 128, 64)
+    arrays = tuple(a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for a in arrays)
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+    specs = P("data", None), P("model", None), P("data")
+    return grid, arrays, specs
+
+
+def check_sharded(got, wanted, text):
+    for mine, reference in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
+    assert not re.search(r"all-gather|all-to-all|collective-permute", text)
+    # What travels belongs to examples: a block's sums, and its part of the inputs' gradient.
+    sizes = re.findall(r"(\w+)\[([\d,]*)\][^ ]* all-reduce\(", text)
+    assert sizes
+    assert all(
+        np.prod([int(d) for d in dims.split(",") if d] or [1]) <= 32 * 16 for _, dims in sizes
+    )
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.parametrize("door", DOORS)
+def test_classes_and_examples_on_several_devices(door, kind):
+    grid, arrays, specs = sharded(kind)
+    f = functools.partial(DOORS[door], chunk_size=32)
+    wanted = jax.value_and_grad(f, (0, 1))(*arrays)
+    with jax.set_mesh(grid):
+        args = [
+            jax.device_put(a, NamedSharding(grid, s)) for a, s in zip(arrays, specs, strict=True)
+        ]
+        program = compiled(f, *args)
+        got = program(*args)
+    assert [g.sharding.spec[0] for g in got[1]] == ["data", "model"]
+    check_sharded(got, wanted, program.as_text())
+
+
+def test_classes_over_a_named_axis():
+    grid, arrays, specs = sharded(AxisType.Auto)
+    options = {"label_smoothing": 0.1, "z_loss": 1e-2}
+
+    def whole(x, w, y):
+        return jaxloss.linear_softmax_cross_entropy(x, w, y, **options).mean()
+
+    @jax.shard_map(mesh=grid, in_specs=specs, out_specs=P())
+    def part(x, w, y):
+        losses = jaxloss.linear_softmax_cross_entropy(
+            x, w, y, chunk_size=8, axis_name="model", **options
+        )
+        return jaxloss.reduce(losses, axis_name="data")
+
+    program = compiled(part, *arrays)
+    check_sharded(program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays), program.as_text())
+
+
+def test_data_parallel_gradients_are_added_up_once():
+    grid, arrays, specs = sharded(AxisType.Auto)
+
+    @jax.shard_map(mesh=grid, in_specs=(specs[0], P(), specs[2]), out_specs=P())
+    def part(x, w, y):
+        return jax.lax.pmean(F.linear_cross_entropy(x, w, y, chunk_size=16), "data")
+
+    program = compiled(part, *arrays)
+    got, wanted = program(*arrays), jax.value_and_grad(F.linear_cross_entropy, (0, 1))(*arrays)
+    for mine, reference in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
+    kernels = re.findall(r"f32\[128,16\][^=]* all-reduce\(", program.as_text())
+    assert len(kernels) == 1
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_modules_hold_torch_parameters(bias):
+    options = {
+        "out_features": (4, 2),
+        "bias": bias,
+        "weight": np.arange(1, C + 1, dtype=np.float32),
+    }
+    mine = jaxloss.nnx.LinearCrossEntropyLoss(D, C, **options, rngs=nnx.Rngs(0))
+    twin = jaxloss.linen.LinearCrossEntropyLoss(D, C, **options)
+    inputs = jnp.asarray(INPUTS, jnp.float32)
+    targets = jnp.asarray(np.random.default_rng(5).integers(0, C, (N, 4, 2)))
+    parameters = nnx.to_pure_dict(nnx.state(mine, nnx.Param))
+    shapes = {"weight": (C * 8, D)} | ({"bias": (C * 8,)} if bias else {})
+    assert jax.tree.map(jnp.shape, parameters) == {"linear": shapes}
+    variables = twin.init(jax.random.key(0), inputs, targets)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"linear": shapes}}
+    assert all(np.all(np.abs(x) <= D**-0.5) for x in jax.tree.leaves((parameters, variables)))
+    assert np.std(variables["params"]["linear"]["weight"]) > 0.2
+
+    linear = parameters["linear"]
+    logits = jnp.einsum("ni,cki->nck", inputs, linear["weight"].reshape(C, 8, D))
+    logits = logits.reshape(N, C, 4, 2)
+    logits = logits + linear["bias"].reshape(1, C, 4, 2) if bias else logits
+    wanted = F.cross_entropy(logits, targets, options["weight"])
+    np.testing.assert_allclose(mine(inputs, targets), wanted, rtol=1e-5)
+    np.testing.assert_allclose(
+        twin.apply({"params": parameters}, inputs, targets), wanted, rtol=1e-5
+    )
+    gradient = nnx.grad(lambda loss: loss(inputs, targets))(mine)
+    assert jax.tree.map(jnp.shape, nnx.to_pure_dict(gradient)) == {"linear": shapes}
