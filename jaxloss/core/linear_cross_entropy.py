@@ -248,12 +248,13 @@ def _total_jvp(axis_name, primals, tangents):
             losses = _block(*given, axis_name)
             return jnp.sum(_numerics.where(one, losses, 0)), losses
 
+        # Not a plain sum: its factor 1 would be stored in the logits' shape, see `_numerics.where`.
         one = jnp.any(rows.inputs == 0, -1) | True
-
         own, common = _leaves(rows, rows_moving), _leaves(shared, shared_moving)
         (gradient, common), losses = jax.grad(loss, (0, 1), has_aux=True)(own, common)
         return jax.tree.map(jnp.add, so_far, common), (gradient, losses)
 
+    # Zeros that vary over the devices of `jax.shard_map` as the leaves do.
     nothing = [((x == 0) & False).astype(x.dtype) for x in _leaves(shared, shared_moving)]
     common, (own, losses) = _scan(block, nothing, rows)
     dots = [*_leaves(rows_dot, rows_moving), *_leaves(shared_dot, shared_moving)]
@@ -307,17 +308,20 @@ def _block(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     inputs, labels, where = rows
     kernel, bias, terms = shared
     if where is not None:
-        where = where[:, None]
-        inputs = jnp.where(where, inputs, 0)
+        # Any valid example will do where none takes part, and masks nothing of the logits' size.
+        inputs, labels = (
+            jnp.where(where.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in (inputs, labels)
+        )
     logits = lax.dot_general(inputs, kernel, (((1,), (1,)), ((), ())))
     logits = logits if bias is None else logits + bias[None]
     if terms.class_weights is not None:
         terms = terms._replace(class_weights=terms.class_weights[None])
-    rest = where, terms, (1,), axis_name
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        return cross_entropy.losses_of_probabilities(logits, labels, *rest)
-    found = _classes.locate(labels, logits, (1,), where, axis_name)
-    return cross_entropy.losses_of_labels(logits, found, *rest)
+        losses = cross_entropy.losses_of_probabilities(logits, labels, None, terms, (1,), axis_name)
+    else:
+        found = _classes.locate(labels, logits, (1,), None, axis_name)
+        losses = cross_entropy.losses_of_labels(logits, found, None, terms, (1,), axis_name)
+    return losses if where is None else jnp.where(where, losses, 0)
 
 
 def _scan(f, carry, blocks):
