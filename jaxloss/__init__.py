@@ -5,6 +5,10 @@
 """
 
 from jaxloss._reduction import reduce as reduce
+from jaxloss.core.adaptive_softmax import adaptive_log_softmax as adaptive_log_softmax
+from jaxloss.core.adaptive_softmax import (
+    adaptive_softmax_cross_entropy as adaptive_softmax_cross_entropy,
+)
 from jaxloss.core.binary import binary_cross_entropy as binary_cross_entropy
 from jaxloss.core.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from jaxloss.core.binary import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -19,7 +20,8 @@ from jax.typing import ArrayLike
 
 from jaxloss import _checks
 from jaxloss import functional as F
-from jaxloss._reduction import BatchReduction, Reduction
+from jaxloss._reduction import BatchReduction, Reduction, reduce_as_torch
+from jaxloss.core import adaptive_softmax as core
 from jaxloss.functional._torch import legacy_reduction
 
 
@@ -857,3 +859,95 @@ class LinearCrossEntropyLoss(Loss):
             label_smoothing=self.label_smoothing,
             chunk_size=self.chunk_size,
         )
+
+
+class AdaptiveOutput(NamedTuple):
+    """What `AdaptiveLogSoftmaxWithLoss` returns."""
+
+    output: jax.Array  # The log probability of each target.
+    loss: jax.Array  # Their negative mean.
+
+
+@dataclasses.dataclass(eq=False)
+class AdaptiveLogSoftmaxWithLoss(Loss):
+    """Adaptive softmax with its loss, as torch.nn.AdaptiveLogSoftmaxWithLoss; see
+    `jaxloss.adaptive_softmax_cross_entropy`.
+
+    The parameters are named, laid out and initialised as torch's: `head.weight`, `head.bias`,
+    `tail[i][0].weight` for the projection and `tail[i][1].weight` for the classes of cluster i.
+
+    Args:
+      in_features: size of each input.
+      n_classes: number of classes, sorted by falling frequency.
+      cutoffs: the first class of each cluster, increasing, in [1, n_classes - 1].
+      div_value: each cluster has so many times fewer features than what comes before it.
+      head_bias: whether the head has a bias.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import linen
+      >>> loss = linen.AdaptiveLogSoftmaxWithLoss(8, 20, [4, 10], div_value=2.0)
+      >>> features, targets = jnp.zeros((3, 8)), jnp.array([0, 5, 19])
+      >>> parameters = loss.init(jax.random.key(0), features, targets)
+      >>> print(loss.apply(parameters, features, targets).output.round(4))
+      [-1.7918 -3.5835 -4.0943]
+      >>> print(loss.apply(parameters, features, method="log_prob").shape)
+      (3, 20)
+    """
+
+    in_features: int
+    n_classes: int
+    cutoffs: Sequence[int]
+    div_value: float = 4.0
+    head_bias: bool = False
+
+    def _check(self) -> None:
+        cutoffs = tuple(self.cutoffs)
+        integers = all(isinstance(c, numbers.Integral) for c in cutoffs)
+        within = integers and all(0 < c < self.n_classes for c in cutoffs)
+        if not cutoffs or not within or list(cutoffs) != sorted(set(cutoffs)):
+            rule = f"be increasing integers in [1, {self.n_classes - 1}], at least one"
+            _checks.fail(ValueError, "cutoffs", rule, self.cutoffs)
+        self.cutoffs = cutoffs
+        for cluster, (features, _) in enumerate(self._clusters()):
+            if features < 1:
+                rule = f"leave cluster {cluster} at least one of {self.in_features} features"
+                _checks.fail(ValueError, "div_value", rule, self.div_value)
+
+    def _clusters(self) -> list[tuple[int, int]]:
+        """Features and classes of each cluster."""
+        ends = [*self.cutoffs[1:], self.n_classes]
+        return [
+            (int(self.in_features // self.div_value ** (i + 1)), end - first)
+            for i, (first, end) in enumerate(zip(self.cutoffs, ends, strict=True))
+        ]
+
+    def _head_size(self) -> int:
+        return self.cutoffs[0] + len(self.cutoffs)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Those of `jaxloss.adaptive_log_softmax`, by name."""
+        raise NotImplementedError
+
+    def __call__(self, input_: ArrayLike, target_: ArrayLike) -> AdaptiveOutput:
+        losses = core.adaptive_softmax_cross_entropy(
+            self._features("input_", input_), labels=target_, **self._parameters()
+        )
+        return AdaptiveOutput(-losses, reduce_as_torch(losses, "mean"))
+
+    def log_prob(self, input: ArrayLike) -> jax.Array:
+        """Log probabilities of all classes, (N, n_classes)."""
+        return core.adaptive_log_softmax(self._features("input", input), **self._parameters())
+
+    def predict(self, input: ArrayLike) -> jax.Array:
+        """The most probable class of each input, (N,)."""
+        return jnp.argmax(self.log_prob(input), -1)
+
+    def _features(self, name: str, input: ArrayLike) -> ArrayLike:
+        shape = jnp.shape(input)
+        if len(shape) not in (1, 2) or shape[-1] != self.in_features:
+            with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+                rule = f"have shape ({self.in_features},) or (N, {self.in_features})"
+                _checks.fail(ValueError, name, rule, shape)
+        return input

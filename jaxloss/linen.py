@@ -15,7 +15,8 @@ from jaxloss import _modules as _m
 
 class _Loss(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls.__call__ = cls.__call__  # Linen wraps only what the class itself defines.
+        for method in {"__call__", "log_prob", "predict"} & {*dir(cls)}:
+            setattr(cls, method, getattr(cls, method))  # Linen wraps what the class itself defines.
         super().__init_subclass__(**kwargs)
 
     def __post_init__(self) -> None:
@@ -137,3 +138,22 @@ class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         return self._loss(self.linear.weight, self.linear.bias, input, target)
+
+
+class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
+    def setup(self) -> None:
+        def linear(features: int, outputs: int, *, bias: bool = False) -> _Linear:
+            return _Linear(features, outputs, bias)
+
+        self.head = linear(self.in_features, self._head_size(), bias=self.head_bias)
+        self.tail = [
+            [linear(self.in_features, features), linear(features, classes)]
+            for features, classes in self._clusters()
+        ]
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "head": self.head.weight,
+            "head_bias": self.head.bias,
+            "tail": [(first.weight, second.weight) for first, second in self.tail],
+        }
