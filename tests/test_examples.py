@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
@@ -118,3 +120,62 @@ def test_lines_of_read_digit_strings_are_complete(gap, monkeypatch):
     ink = np.sum(lines.images.reshape(50, strings.HEIGHT, -1, strings.STRIDE), (1, 3))
     inside = np.sum(ink, 1, where=~lines.logit_paddings)
     np.testing.assert_array_equal(inside, [digit.size * len(truth) for truth in truths])
+
+
+def test_train_language_model_on_one_device_and_on_two(tmp_path):
+    processes, found = {}, {}
+    for devices in 1, 2:
+        options = ["--quick", "--devices", str(devices), "--out", tmp_path / f"{devices}.png"]
+        processes[devices] = subprocess.Popen(
+            [sys.executable, EXAMPLES / "train_language_model.py", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    for devices, process in processes.items():
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        perplexities = re.search(r"test perplexity ([\d.]+), unigram ([\d.]+)", output)
+        memory = re.search(r"(\d+) MB, with all logits (\d+) MB", output)
+        assert perplexities
+        assert memory
+        found[devices] = [float(number) for number in perplexities.groups() + memory.groups()]
+        height, width, _ = matplotlib.image.imread(tmp_path / f"{devices}.png").shape
+        assert height > 500
+        assert width > 1200
+    perplexity, unigram, fused, unfused = found[1]
+    assert perplexity < 0.7 * unigram
+    assert fused < 0.8 * unfused
+    np.testing.assert_allclose(found[2], found[1], rtol=0.02)
+
+
+def test_text_of_train_language_model():
+    language = load("train_language_model")
+    assert language.tokenize("It's 42.\n") == ("it's", "42", ".")
+    known = language.vocabulary([("a", "b", "a"), ("c", "a", "b")], 4)
+    assert known == [language.UNKNOWN, language.END, "a", "b"]
+    stream = language.encode([("a", "c"), ("b",)], known)
+    np.testing.assert_array_equal(stream, [1, 2, 0, 1, 3, 1])
+    train, test = language.paragraphs()
+    assert len(train) > 5 * len(test) > 1000
+    assert not {*train} & {*test}
+
+
+def test_unigram_perplexity_of_train_language_model():
+    language = load("train_language_model")
+    counts = np.array([3, 0, 1]) + 1  # Of 7.
+    perplexity = language.unigram_perplexity(np.array([0, 2, 0, 0]), np.array([[0, 1]]), 3)
+    assert perplexity == pytest.approx(7 / np.sqrt(counts[0] * counts[1]))
+
+
+def test_train_language_model_shards_its_vocabulary():
+    language = load("train_language_model")
+    model = language.Network(64, nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+    language.shard_vocabulary(2, model, optimizer)
+    shapes = [
+        (array.shape[0], array.addressable_shards[0].data.shape[0])
+        for path, array in jax.tree_util.tree_leaves_with_path(nnx.state((model, optimizer)))
+        if "table" in jax.tree_util.keystr(path)
+    ]
+    assert shapes == 3 * [(64, 32)]  # The table and its two moments.
