@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-import numbers
+import operator
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.core
@@ -20,9 +21,12 @@ from jax.typing import ArrayLike
 
 from jaxloss import _checks
 from jaxloss import functional as F
+from jaxloss._public import public
 from jaxloss._reduction import BatchReduction, Reduction, reduce_as_torch
 from jaxloss.core import adaptive_softmax as core
 from jaxloss.functional._torch import legacy_reduction
+
+T = TypeVar("T")
 
 
 class Constant:
@@ -873,8 +877,11 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
     """Adaptive softmax with its loss, as torch.nn.AdaptiveLogSoftmaxWithLoss; see
     `jaxloss.adaptive_softmax_cross_entropy`.
 
-    The parameters are named, laid out and initialised as torch's: `head.weight`, `head.bias`,
-    `tail[i][0].weight` for the projection and `tail[i][1].weight` for the classes of cluster i.
+    Called with inputs (N, in_features) or (in_features) and targets (N) or (), it returns the log
+    probabilities of the targets, `output`, and their negative mean, `loss`. The parameters are
+    named, laid out and initialised as torch's: `head.weight`, `head.bias`, and of cluster i
+    `tail.i.0.weight` for the projection and `tail.i.1.weight` for the classes. In NNX these are
+    the paths of the state; in Linen the layers' names have `_` for the inner dots, as below.
 
     Args:
       in_features: size of each input.
@@ -884,16 +891,25 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
       head_bias: whether the head has a bias.
 
     Example:
-      >>> import jax
       >>> import jax.numpy as jnp
+      >>> import numpy as np
       >>> from jaxloss import linen
-      >>> loss = linen.AdaptiveLogSoftmaxWithLoss(8, 20, [4, 10], div_value=2.0)
-      >>> features, targets = jnp.zeros((3, 8)), jnp.array([0, 5, 19])
-      >>> parameters = loss.init(jax.random.key(0), features, targets)
-      >>> print(loss.apply(parameters, features, targets).output.round(4))
-      [-1.7918 -3.5835 -4.0943]
-      >>> print(loss.apply(parameters, features, method="log_prob").shape)
-      (3, 20)
+      >>> loss = linen.AdaptiveLogSoftmaxWithLoss(2, 4, [2], div_value=2.0)
+      >>> state_dict = {  # torch's, as numpy arrays.
+      ...     "head.weight": np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], np.float32),
+      ...     "tail.0.0.weight": np.array([[1.0, 1.0]], np.float32),
+      ...     "tail.0.1.weight": np.array([[1.0], [0.0]], np.float32),
+      ... }
+      >>> parameters = {}
+      >>> for name, value in state_dict.items():
+      ...     layer, own = name.rsplit(".", 1)
+      ...     parameters.setdefault(layer.replace(".", "_"), {})[own] = value
+      >>> features = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+      >>> output, mean = loss.apply({"params": parameters}, features, jnp.array([1, 3]))
+      >>> print(output.round(4), mean.round(4))
+      [-0.6803 -1.4935] 1.0869
+      >>> print(loss.apply({"params": parameters}, features, method="predict"))
+      [1 0]
     """
 
     in_features: int
@@ -903,51 +919,75 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
     head_bias: bool = False
 
     def _check(self) -> None:
-        cutoffs = tuple(self.cutoffs)
-        integers = all(isinstance(c, numbers.Integral) for c in cutoffs)
-        within = integers and all(0 < c < self.n_classes for c in cutoffs)
-        if not cutoffs or not within or list(cutoffs) != sorted(set(cutoffs)):
+        try:
+            cutoffs = tuple(map(operator.index, self.cutoffs))
+        except TypeError:
+            cutoffs = ()
+        if not cutoffs or [0, *cutoffs, self.n_classes] != sorted({0, *cutoffs, self.n_classes}):
             rule = f"be increasing integers in [1, {self.n_classes - 1}], at least one"
             _checks.fail(ValueError, "cutoffs", rule, self.cutoffs)
         self.cutoffs = cutoffs
-        for cluster, (features, _) in enumerate(self._clusters()):
-            if features < 1:
+        if not self.div_value > 0:
+            _checks.fail(ValueError, "div_value", "be positive", self.div_value)
+        for cluster in range(len(cutoffs)):
+            if self._features(cluster) < 1:
                 rule = f"leave cluster {cluster} at least one of {self.in_features} features"
                 _checks.fail(ValueError, "div_value", rule, self.div_value)
 
-    def _clusters(self) -> list[tuple[int, int]]:
-        """Features and classes of each cluster."""
-        ends = [*self.cutoffs[1:], self.n_classes]
-        return [
-            (int(self.in_features // self.div_value ** (i + 1)), end - first)
-            for i, (first, end) in enumerate(zip(self.cutoffs, ends, strict=True))
-        ]
+    def _features(self, cluster: int) -> int:
+        return int(self.in_features // self.div_value ** (cluster + 1))
 
-    def _head_size(self) -> int:
-        return self.cutoffs[0] + len(self.cutoffs)
+    def _layers(self, linear: Callable[[int, int, bool], T]) -> tuple[T, list[list[T]]]:
+        """The head and the tail, of linear layers (inputs, outputs, whether with a bias)."""
+        head = linear(self.in_features, self.cutoffs[0] + len(self.cutoffs), self.head_bias)
+        tail = []
+        for cluster, (first, end) in enumerate(itertools.pairwise([*self.cutoffs, self.n_classes])):
+            features = self._features(cluster)
+            projection = linear(self.in_features, features, False)
+            tail.append([projection, linear(features, end - first, False)])
+        return head, tail
 
     def _parameters(self) -> dict[str, Any]:
         """Those of `jaxloss.adaptive_log_softmax`, by name."""
-        raise NotImplementedError
+        layers: Any = self  # Flax's, which are made of `_layers`.
+        bias = layers.head.bias
+        return {
+            "head": layers.head.weight[...],
+            "tail": [(first.weight[...], second.weight[...]) for first, second in layers.tail],
+            "head_bias": None if bias is None else bias[...],
+        }
 
     def __call__(self, input_: ArrayLike, target_: ArrayLike) -> AdaptiveOutput:
-        losses = core.adaptive_softmax_cross_entropy(
-            self._features("input_", input_), labels=target_, **self._parameters()
-        )
-        return AdaptiveOutput(-losses, reduce_as_torch(losses, "mean"))
+        return _adaptive_output(input_, target_, self._parameters())
 
     def log_prob(self, input: ArrayLike) -> jax.Array:
         """Log probabilities of all classes, (N, n_classes)."""
-        return core.adaptive_log_softmax(self._features("input", input), **self._parameters())
+        return _adaptive_log_prob(input, self._parameters())
 
     def predict(self, input: ArrayLike) -> jax.Array:
         """The most probable class of each input, (N,)."""
         return jnp.argmax(self.log_prob(input), -1)
 
-    def _features(self, name: str, input: ArrayLike) -> ArrayLike:
-        shape = jnp.shape(input)
-        if len(shape) not in (1, 2) or shape[-1] != self.in_features:
-            with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
-                rule = f"have shape ({self.in_features},) or (N, {self.in_features})"
-                _checks.fail(ValueError, name, rule, shape)
-        return input
+
+@public(name="AdaptiveLogSoftmaxWithLoss", names={"inputs": "input_", "labels": "target_"})
+def _adaptive_output(
+    input: ArrayLike, target: ArrayLike, parameters: dict[str, Any]
+) -> AdaptiveOutput:
+    input = _as_torch(input, parameters)
+    losses = core.adaptive_softmax_cross_entropy(input, labels=target, **parameters)
+    return AdaptiveOutput(-losses, reduce_as_torch(losses, "mean"))
+
+
+@public(name="AdaptiveLogSoftmaxWithLoss", names={"inputs": "input"})
+def _adaptive_log_prob(input: ArrayLike, parameters: dict[str, Any]) -> jax.Array:
+    return core.adaptive_log_softmax(_as_torch(input, parameters), **parameters)
+
+
+def _as_torch(input: ArrayLike, parameters: dict[str, Any]) -> jax.Array:
+    """Inputs of the shapes that torch takes."""
+    (input,) = _checks.arrays(inputs=input)
+    features = parameters["head"].shape[-1]
+    if input.ndim not in (1, 2) or input.shape[-1] != features:
+        rule = f"have shape ({features},) or (N, {features})"
+        _checks.fail(ValueError, "inputs", rule, input.shape)
+    return input

@@ -142,18 +142,4 @@ class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
 
 class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
     def setup(self) -> None:
-        def linear(features: int, outputs: int, *, bias: bool = False) -> _Linear:
-            return _Linear(features, outputs, bias)
-
-        self.head = linear(self.in_features, self._head_size(), bias=self.head_bias)
-        self.tail = [
-            [linear(self.in_features, features), linear(features, classes)]
-            for features, classes in self._clusters()
-        ]
-
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "head": self.head.weight,
-            "head_bias": self.head.bias,
-            "tail": [(first.weight, second.weight) for first, second in self.tail],
-        }
+        self.head, self.tail = self._layers(_Linear)

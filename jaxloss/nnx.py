@@ -5,7 +5,6 @@ no `nnx.Param`, so no optimiser trains them.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 from flax import nnx
@@ -135,19 +134,8 @@ class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, nnx.Module):
     def __post_init__(self, rngs: nnx.Rngs) -> None:
         super().__post_init__()
 
-        def linear(features: int, outputs: int, *, bias: bool = False) -> _Linear:
+        def linear(features: int, outputs: int, bias: bool) -> _Linear:
             return _Linear(features, outputs, bias=bias, rngs=rngs)
 
-        self.head = linear(self.in_features, self._head_size(), bias=self.head_bias)
-        self.tail = nnx.List(
-            nnx.List([linear(self.in_features, features), linear(features, classes)])
-            for features, classes in self._clusters()
-        )
-
-    def _parameters(self) -> dict[str, Any]:
-        bias = self.head.bias
-        return {
-            "head": self.head.weight[...],
-            "head_bias": None if bias is None else bias[...],
-            "tail": [(first.weight[...], second.weight[...]) for first, second in self.tail],
-        }
+        self.head, tail = self._layers(linear)
+        self.tail = nnx.List(map(nnx.List, tail))

@@ -1,8 +1,13 @@
 """Adaptive softmax: torch's parameters and numbers, any mix of clusters in one program."""
 
+# pyright: reportArgumentType=false
+# Wrong calls are a subject here.
+
+import importlib
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,113 +20,226 @@ from jax.experimental import checkify
 import jaxloss.linen
 import jaxloss.nnx
 
-FEATURES, CLASSES, CUTOFFS = 8, 20, (4, 9, 14)
+FEATURES, CLASSES, CUTOFFS = 8, 20, (4, 9)
 RNG = np.random.default_rng(0)
-HEAD, HEAD_BIAS = RNG.normal(size=(7, FEATURES)), RNG.normal(size=7)
+HEAD, HEAD_BIAS = RNG.normal(size=(6, FEATURES)), RNG.normal(size=6)
 TAIL = [
     (RNG.normal(size=(features, FEATURES)), RNG.normal(size=(classes, features)))
-    for features, classes in ((4, 5), (2, 5), (1, 6))
+    for features, classes in ((4, 5), (2, 11))
 ]
-INPUTS, LABELS = RNG.normal(size=(9, FEATURES)), np.array([0, 3, 4, 8, 9, 13, 14, 19, 0])
+# One example of the last cluster, number 4.
+INPUTS, LABELS = RNG.normal(size=(8, FEATURES)), np.array([0, 3, 4, 8, 19, 5, 2, 0])
+EXAMPLES = np.arange(8)
+BIAS = pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+# torch's names of the parameters.
+NAMED = {"head.weight": HEAD, "head.bias": HEAD_BIAS} | {
+    f"tail.{i}.{j}.weight": TAIL[i][j] for i in range(2) for j in range(2)
+}
 
 
 def log_softmax(logits):
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
 
-def exact(inputs, bias):
+def exact(inputs, bias=True, head=HEAD, head_bias=HEAD_BIAS, tail=TAIL):
     """All log probabilities, class by class in float64."""
     rows = []
     for x in inputs:
-        head = log_softmax(HEAD @ x + (HEAD_BIAS if bias else 0))
-        row = list(head[: CUTOFFS[0]])
-        for cluster, (projection, weights) in enumerate(TAIL):
-            row.extend(head[CUTOFFS[0] + cluster] + log_softmax(weights @ (projection @ x)))
+        log_probs = log_softmax(head @ x + (head_bias if bias else 0))
+        row = list(log_probs[: CUTOFFS[0]])
+        for cluster, (projection, weights) in enumerate(tail):
+            row.extend(log_probs[CUTOFFS[0] + cluster] + log_softmax(weights @ (projection @ x)))
         rows.append(row)
     return np.array(rows)
 
 
-def parameters(dtype=jnp.float32, bias=True):
+def parameters(dtype: Any = jnp.float32, bias=True):
     given = {"head": HEAD, "tail": TAIL} | ({"head_bias": HEAD_BIAS} if bias else {})
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), given)
 
 
-def losses(given, inputs, labels):
-    return jaxloss.adaptive_softmax_cross_entropy(inputs, labels=labels, **given)
+def losses(given, inputs, labels, **options):
+    return jaxloss.adaptive_softmax_cross_entropy(inputs, labels=labels, **given, **options)
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
-def test_formula(bias, x64):
-    given, inputs = parameters(jnp.float64, bias), jnp.asarray(INPUTS)
-    wanted = exact(INPUTS, bias)
-    found = jaxloss.adaptive_log_softmax(inputs, **given)
+def log_probs(given, inputs):
+    return jaxloss.adaptive_log_softmax(inputs, **given)
+
+
+@jax.jit
+def gradients(given, inputs, labels, where=None):
+    """Those of the sum of losses."""
+    f = jax.grad(lambda given, inputs: losses(given, inputs, labels, where=where).sum(), (0, 1))
+    return f(given, inputs)
+
+
+def compare(mine, reference, tolerance):
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+    jax.tree.map(close, mine, reference)
+
+
+def test_formula(x64):
+    given, inputs = parameters(jnp.float64), jnp.asarray(INPUTS)
+    wanted = exact(INPUTS)
+    found = log_probs(given, inputs)
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
     np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-12)
-    own = -wanted[range(9), LABELS]
-    np.testing.assert_allclose(losses(given, inputs, LABELS), own, rtol=1e-12)
+    own = losses(given, inputs, LABELS)
+    np.testing.assert_allclose(own, -wanted[EXAMPLES, LABELS], rtol=1e-12)
 
-    def through_all(given, inputs):
-        rows = jaxloss.adaptive_log_softmax(inputs, **given)
-        return -jnp.sum(rows * jax.nn.one_hot(LABELS, CLASSES, dtype=rows.dtype))
+    # Differences of the formula in every parameter and input.
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.array, (parameters(np.float64), INPUTS)))
 
-    mine = jax.grad(lambda given, x: losses(given, x, LABELS).sum(), (0, 1))(given, inputs)
-    reference = jax.grad(through_all, (0, 1))(given, inputs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13), mine, reference)
+    def moved(leaf, position, step):
+        leaves[leaf][position] += step
+        given, inputs = jax.tree.unflatten(tree, leaves)
+        value = -exact(inputs, **given)[EXAMPLES, LABELS].sum()
+        leaves[leaf][position] -= step
+        return value
+
+    slopes = [np.zeros_like(x) for x in leaves]
+    for leaf, slope in enumerate(slopes):
+        for position in np.ndindex(slope.shape):
+            ahead, behind = (moved(leaf, position, step) for step in (1e-5, -1e-5))
+            slope[position] = (ahead - behind) / 2e-5
+    compare(gradients(given, inputs, LABELS), jax.tree.unflatten(tree, slopes), 1e-8)
 
 
-def test_precisions_and_leading_dimensions(x64):
-    wanted = -exact(INPUTS, True)[range(9), LABELS]
-    single = losses(parameters(), jnp.asarray(INPUTS, jnp.float32), LABELS)
-    assert single.dtype == jnp.float32
-    np.testing.assert_allclose(single, wanted, rtol=1e-5)
-    half = losses(parameters(jnp.bfloat16), jnp.asarray(INPUTS, jnp.bfloat16), LABELS)
-    assert half.dtype == jnp.float32
-    np.testing.assert_allclose(half, wanted, rtol=0.1, atol=0.1)
-    given = parameters(jnp.float64)
-    cube = losses(given, INPUTS.reshape(3, 3, -1), LABELS.reshape(3, 3))
-    np.testing.assert_allclose(cube, wanted.reshape(3, 3), rtol=1e-12)
-    np.testing.assert_allclose(losses(given, INPUTS[4], LABELS[4]), wanted[4], rtol=1e-12)
-    rows = jaxloss.adaptive_log_softmax(INPUTS.reshape(3, 3, -1), **given)
-    np.testing.assert_allclose(rows, exact(INPUTS, True).reshape(3, 3, -1), rtol=1e-12)
+def test_precisions(x64):
+    wanted = -exact(INPUTS)[EXAMPLES, LABELS]
+    given, inputs = parameters(), jnp.asarray(INPUTS, jnp.float32)
+    for found in (losses(given, inputs, LABELS), log_probs(given, inputs)):
+        assert found.dtype == jnp.float32
+    np.testing.assert_allclose(losses(given, inputs, LABELS), wanted, rtol=1e-6)
+    halves = parameters(jnp.bfloat16), jnp.asarray(INPUTS, jnp.bfloat16)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), halves)
+    found = losses(halves[0], halves[1], LABELS)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, losses(wide[0], wide[1], LABELS), rtol=1e-6)
+    mine, reference = gradients(*halves, LABELS), gradients(*wide, LABELS)
+    assert {x.dtype for x in jax.tree.leaves(mine)} == {jnp.dtype(jnp.bfloat16)}
+    widened = jax.tree.map(lambda x: x.astype(jnp.float32), mine)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8, atol=1e-6), widened, reference
+    )
+
+
+def test_leading_dimensions(x64):
+    given, wanted = parameters(jnp.float64), exact(INPUTS)
+    own = -wanted[EXAMPLES, LABELS]
+    cube, labels = jnp.asarray(INPUTS).reshape(2, 4, -1), LABELS.reshape(2, 4)
+    np.testing.assert_allclose(losses(given, cube, labels), own.reshape(2, 4), rtol=1e-12)
+    np.testing.assert_allclose(log_probs(given, cube), wanted.reshape(2, 4, -1), rtol=1e-12)
+    np.testing.assert_allclose(losses(given, INPUTS[4], LABELS[4]), own[4], rtol=1e-12)
+    np.testing.assert_allclose(log_probs(given, INPUTS[4]), wanted[4], rtol=1e-12)
+    assert losses(given, INPUTS[:0], LABELS[:0]).shape == (0,)
 
 
 def test_confident_prediction_keeps_its_digits():
-    head = jnp.array([[17.5], [0.0], [-100.0]])
-    tail = [(jnp.ones((1, 1)), jnp.array([[17.5], [0.0]]))]
-    loss = jaxloss.adaptive_softmax_cross_entropy(jnp.ones(1), head, tail, jnp.int32(0))
-    np.testing.assert_allclose(loss, 2.510999e-8, rtol=1e-6)
-    flipped = jaxloss.adaptive_softmax_cross_entropy(jnp.ones(1), head[::-1], tail, jnp.int32(2))
-    np.testing.assert_allclose(flipped, 2 * 2.510999e-8, rtol=1e-6)
+    small = 2.510999e-8
+    head, tail = jnp.array([[17.5], [0.0], [-100.0]]), jnp.array([[17.5], [0.0]])
+    for kernel, label, wanted in ((head, 0, small), (head[::-1], 2, 2 * small)):
+        given = {"head": kernel, "tail": [(jnp.ones((1, 1)), tail)]}
+        loss = losses(given, jnp.ones(1), jnp.int32(label))
+        np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+        np.testing.assert_allclose(-log_probs(given, jnp.ones(1))[label], wanted, rtol=1e-6)
+        mine, _ = gradients(given, jnp.ones(1), label)
+        other = jax.grad(lambda given: -log_probs(given, jnp.ones(1))[label])(given)  # noqa: B023
+        certain = list(kernel).index(17.5)
+        for gradient in (mine, other):
+            np.testing.assert_allclose(gradient["head"][certain], -small, rtol=1e-6)
+            np.testing.assert_allclose(gradient["head"][2 - certain or 1], small, atol=2 * small)
+    compare(mine, other, 1e-6)
 
 
 def test_every_derivative(x64):
-    given, inputs = parameters(jnp.float64), jnp.asarray(INPUTS[2:4])
-    labels = LABELS[2:4]
+    given, labels = parameters(jnp.float64), LABELS[2:5]
+    inputs, direction = jnp.asarray(INPUTS[2:5]), jnp.asarray(INPUTS[:3])
 
-    def f(x):
+    def of_losses(x):
         return losses(given, x, labels).sum()
 
-    steps = 1e-6 * np.eye(inputs.size).reshape(-1, *inputs.shape)
-    slopes = [(jax.grad(f)(inputs + d) - jax.grad(f)(inputs - d)) / 2e-6 for d in steps]
-    wanted = np.stack(slopes).reshape(inputs.shape * 2)
-    np.testing.assert_allclose(jax.hessian(f)(inputs), wanted, atol=1e-8)
-    np.testing.assert_allclose(jax.jacrev(jax.jacrev(f))(inputs), wanted, atol=1e-8)
-    each = jax.vmap(jax.grad(lambda x, y: losses(given, x, y)))(inputs, labels)
-    np.testing.assert_allclose(each, jax.grad(f)(inputs), rtol=1e-10)
+    def of_log_probs(x):
+        return log_probs(given, x)[np.arange(3), labels].sum() * -1.0
+
+    def along(x):
+        return jax.jvp(of_losses, (x,), (direction,))[1]
+
+    @jax.jit
+    def everything(x):
+        reverse = jax.jacrev(jax.grad(of_losses))(x)
+        return along(x), jax.grad(along)(x), reverse, jax.hessian(of_log_probs)(x)
+
+    slope, product, reverse, other = everything(inputs)
+    compare(other, reverse, 1e-11)
+    np.testing.assert_allclose(product, np.einsum("ijkl,kl", reverse, direction), atol=1e-12)
+    gradient = jax.jit(jax.grad(of_losses))
+    step = 1e-5
+    ahead, behind = gradient(inputs + step * direction), gradient(inputs - step * direction)
+    np.testing.assert_allclose(product, (ahead - behind) / (2 * step), atol=1e-8)
+    np.testing.assert_allclose(slope, jnp.sum(gradient(inputs) * direction), rtol=1e-12)
+    each = jax.jit(jax.vmap(jax.grad(lambda x, y: losses(given, x, y))))(inputs, labels)
+    np.testing.assert_allclose(each, gradient(inputs), rtol=1e-10)
 
 
-@pytest.mark.parametrize("bad", [-1, CLASSES, 2**31 - 1])
+@pytest.mark.parametrize("bad", [-1, CLASSES, 2**31 - 1, -(2**31)])
 def test_bad_label_is_nan_in_its_example_alone(bad):
-    labels, inputs = LABELS.copy(), jnp.asarray(INPUTS, jnp.float32)
+    given, inputs = parameters(), jnp.asarray(INPUTS, jnp.float32)
+    labels, only = LABELS.copy(), EXAMPLES == 5
     labels[5] = bad
-    only = np.arange(9) == 5
-    np.testing.assert_array_equal(np.isnan(losses(parameters(), inputs, labels)), only)
-    gradient = jax.grad(lambda x: losses(parameters(), x, labels).sum())(inputs)
-    np.testing.assert_array_equal(np.isnan(gradient).all(-1), only)
-    np.testing.assert_array_equal(np.isnan(gradient).any(-1), only)
-    error, _ = checkify.checkify(losses)(parameters(), inputs, labels)
-    with pytest.raises(checkify.JaxRuntimeError, match=r"`labels` must be a class in \[0, 20\)"):
-        error.throw()
+    np.testing.assert_array_equal(np.isnan(losses(given, inputs, labels)), only)
+    of_parameters, of_inputs = gradients(given, inputs, labels)
+    np.testing.assert_array_equal(np.isnan(of_inputs).all(-1), only)
+    np.testing.assert_array_equal(np.isnan(of_inputs).any(-1), only)
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(of_parameters["tail"]))
+
+
+def test_bad_label_is_named_by_checkify():
+    inputs, words = jnp.asarray(INPUTS, jnp.float32), r"must be a class in \[0, 20\)"
+    module = nnx_module(True)
+    for f, name in (
+        (lambda y: losses(parameters(), inputs, y), "adaptive_softmax_cross_entropy: `labels` "),
+        (lambda y: module(inputs, y), "AdaptiveLogSoftmaxWithLoss: `target_` "),
+    ):
+        checked = jax.jit(checkify.checkify(f))
+        checked(LABELS)[0].throw()
+        for bad in (-1, CLASSES):
+            error, _ = checked(np.where(EXAMPLES == 5, bad, LABELS))
+            with pytest.raises(checkify.JaxRuntimeError, match=name + words):
+                error.throw()
+
+
+def test_clusters_do_not_see_the_examples_of_others():
+    given, inputs = parameters(), jnp.asarray(INPUTS, jnp.float32)
+    for bad in (np.nan, np.inf):
+        of_parameters, of_inputs = gradients(given, inputs.at[4].set(bad), LABELS)
+        np.testing.assert_array_equal(np.isnan(of_inputs).any(-1), EXAMPLES == 4)
+        seen = [[bool(np.isnan(x).any()) for x in pair] for pair in of_parameters["tail"]]
+        assert seen == [[False, False], [True, True]]
+    with_all, _ = gradients(given, inputs, LABELS)
+    without, _ = gradients(given, inputs, np.where(EXAMPLES == 4, 0, LABELS))
+    assert np.any(with_all["tail"][1][0])
+    compare(with_all["tail"][0], without["tail"][0], 1e-6)
+    np.testing.assert_array_equal(without["tail"][1][0], 0)
+    np.testing.assert_array_equal(without["tail"][1][1], 0)
+
+
+def test_absent_examples_may_hold_anything():
+    given, inputs = parameters(), jnp.asarray(INPUTS, jnp.float32)
+    absent = (EXAMPLES == 4) | (EXAMPLES == 0)
+    labels = np.where(EXAMPLES == 0, -7, LABELS)  # That of example 4 would be a class.
+    dirty = jnp.where(absent[:, None], np.nan, inputs)
+    found = losses(given, dirty, labels, where=~absent[:, None])
+    np.testing.assert_array_equal(found[absent], 0)
+    wanted = losses(given, inputs[~absent], LABELS[~absent])
+    np.testing.assert_allclose(found[~absent], wanted, rtol=1e-6)
+    of_parameters, of_inputs = gradients(given, dirty, labels, ~absent[:, None])
+    np.testing.assert_array_equal(of_inputs[absent], 0)
+    compare(of_parameters, gradients(given, inputs[~absent], LABELS[~absent])[0], 2e-6)
+    error, _ = checkify.checkify(losses)(given, dirty, labels, where=~absent[:, None])
+    error.throw()
 
 
 def test_one_program_for_any_mix_of_clusters():
@@ -132,77 +250,104 @@ def test_one_program_for_any_mix_of_clusters():
         traces.append(labels)
         return losses(parameters(), inputs, labels)
 
-    inputs = jnp.asarray(INPUTS, jnp.float32)
-    for labels in (LABELS, np.zeros(9, int), np.full(9, 19), np.array([*range(8), 19])):
-        wanted = -exact(INPUTS, True)[range(9), labels]
-        np.testing.assert_allclose(f(inputs, labels), wanted, rtol=1e-4)
+    inputs, wanted = jnp.asarray(INPUTS, jnp.float32), exact(INPUTS)
+    for labels in (LABELS, 0 * LABELS, 0 * LABELS + 19, np.array([*range(7), 19])):
+        np.testing.assert_allclose(f(inputs, labels), -wanted[EXAMPLES, labels], rtol=1e-6)
     assert len(traces) == 1
 
 
 def test_every_platform_and_no_scatter():
     def f(given, inputs):
-        return losses(given, inputs, LABELS).sum() + jnp.sum(
-            jaxloss.adaptive_log_softmax(inputs, **given)
-        )
+        return losses(given, inputs, LABELS).sum() + jnp.sum(log_probs(given, inputs))
 
     args = parameters(), jnp.asarray(INPUTS, jnp.float32)
     platforms = ["cpu", "cuda", "tpu", "rocm"]
-    lowered = export.export(jax.jit(jax.value_and_grad(f)), platforms=platforms)(*args)
+    both = jax.jit(jax.value_and_grad(f, (0, 1)))
+    lowered = export.export(both, platforms=platforms)(*args)
     assert set(lowered.platforms) == set(platforms)
-    program = (
-        jax.jit(jax.grad(lambda given, x: losses(given, x, LABELS).sum())).lower(*args).compile()
-    )
-    assert not re.search(r"\bscatter\(", str(program.as_text()))
+    text = both.lower(*args).as_text()
+    assert "dot_general" in text
+    assert "scatter" not in text
+    assert "gather" not in text
 
 
-def nnx_module(bias):
-    """The NNX module with the parameters above, under torch's names."""
+def nnx_module(bias, dtype: Any = jnp.float32):
+    """The NNX module with the parameters above, found under torch's names."""
     module = jaxloss.nnx.AdaptiveLogSoftmaxWithLoss(
         FEATURES, CLASSES, CUTOFFS, 2.0, head_bias=bias, rngs=nnx.Rngs(0)
     )
-    module.head.weight[...] = jnp.asarray(HEAD, jnp.float32)
-    if module.head.bias is not None:
-        module.head.bias[...] = jnp.asarray(HEAD_BIAS, jnp.float32)
-    for layers, pair in zip(module.tail, TAIL, strict=True):
-        for layer, weights in zip(layers, pair, strict=True):
-            layer.weight[...] = jnp.asarray(weights, jnp.float32)
+    state = nnx.state(module, nnx.Param)
+    for path, parameter in nnx.to_flat_state(state):
+        value = NAMED[".".join(map(str, path))]
+        assert parameter.shape == value.shape
+        parameter.set_value(jnp.asarray(value, dtype))
+    nnx.update(module, state)
     return module
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def linen_module(bias):
+    """The same in Linen, with its variables."""
+    module = jaxloss.linen.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, [*CUTOFFS], 2.0, bias)
+    tree: dict[str, dict[str, jax.Array]] = {}
+    for name, value in NAMED.items():
+        layer, own = name.rsplit(".", 1)
+        if bias or own != "bias":
+            tree.setdefault(layer.replace(".", "_"), {})[own] = jnp.asarray(value, jnp.float32)
+    return module, {"params": tree}
+
+
+@BIAS
 def test_modules(bias):
-    inputs = jnp.asarray(INPUTS, jnp.float32)
-    wanted = exact(INPUTS, bias)
-    mine = nnx_module(bias)
-    twin = jaxloss.linen.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, [*CUTOFFS], 2.0, bias)
-    variables = twin.init(jax.random.key(0), inputs, LABELS)
-    drawn = jax.tree.leaves(variables)
-    assert all(0 < np.abs(x).max() <= x.shape[-1] ** -0.5 for x in drawn if x.ndim == 2)
-    layers = {
-        "head": mine.head,
-        **{f"tail_{i}_{j}": mine.tail[i][j] for i in range(3) for j in range(2)},
-    }
-    loaded = {
-        name: {"weight": layer.weight[...]}
-        | ({} if layer.bias is None else {"bias": layer.bias[...]})
-        for name, layer in layers.items()
-    }
-    assert jax.tree.map(jnp.shape, variables) == {"params": jax.tree.map(jnp.shape, loaded)}
+    inputs, wanted = jnp.asarray(INPUTS, jnp.float32), exact(INPUTS, bias)
+    mine, (twin, variables) = nnx_module(bias), linen_module(bias)
+    own = wanted[EXAMPLES, LABELS]
 
     def call(*args, method=None) -> Any:
-        return twin.apply({"params": loaded}, *args, method=method)
+        return twin.apply(variables, *args, method=method)
 
-    for output, loss in (mine(inputs, LABELS), call(inputs, LABELS)):
-        np.testing.assert_allclose(output, wanted[range(9), LABELS], rtol=1e-5)
-        np.testing.assert_allclose(loss, -wanted[range(9), LABELS].mean(), rtol=1e-5)
+    for found in (mine(inputs, LABELS), call(inputs, LABELS)):
+        assert found._fields == ("output", "loss")
+        np.testing.assert_allclose(found.output, own, rtol=1e-6)
+        np.testing.assert_allclose(found.loss, -own.mean(), rtol=1e-6)
     for rows in (mine.log_prob(inputs), call(inputs, method="log_prob")):
-        np.testing.assert_allclose(rows, wanted, rtol=1e-4)
+        np.testing.assert_allclose(rows, wanted, rtol=2e-6)
     for best in (mine.predict(inputs), call(inputs, method="predict")):
         np.testing.assert_array_equal(best, wanted.argmax(-1))
-    alone = mine(inputs[6], LABELS[6])
-    assert alone.output.shape == alone.loss.shape == ()
-    np.testing.assert_allclose(alone.output, wanted[6, LABELS[6]], rtol=1e-5)
-    assert hash(twin) == hash(twin.clone())
+    for alone in (mine(inputs[6], LABELS[6]), call(inputs[6], LABELS[6])):
+        assert alone.output.shape == alone.loss.shape == ()
+        np.testing.assert_allclose(alone.output, own[6], rtol=1e-6)
+    assert mine.predict(inputs[6]) == wanted[6].argmax()
+    graph, state = nnx.split(mine)
+    np.testing.assert_array_equal(
+        nnx.merge(graph, state)(inputs, LABELS).output, mine(inputs, LABELS).output
+    )
+
+
+def test_initial_parameters():
+    module, _ = linen_module(True)
+    drawn: Any = module.init(jax.random.key(0), INPUTS.astype(np.float32), LABELS)["params"]
+    mine = jaxloss.nnx.AdaptiveLogSoftmaxWithLoss(
+        FEATURES, CLASSES, CUTOFFS, 2.0, True, rngs=nnx.Rngs(0)
+    )
+    flat = {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(mine))}
+    assert flat.keys() == NAMED.keys()
+    for name, value in NAMED.items():
+        layer, own = name.rsplit(".", 1)
+        features = NAMED[layer + ".weight"].shape[1]
+        for x in (flat[name], drawn[layer.replace(".", "_")][own]):
+            assert x.shape == value.shape
+            assert 0.5 < np.abs(x).max() * features**0.5 <= 1
+    assert len(jax.tree.leaves(drawn)) == len(jax.tree.leaves(nnx.state(mine, nnx.Param))) == 6
+
+
+def test_linen_module_hashes_and_lifts():
+    module, variables = linen_module(False)
+    inputs = jnp.asarray(INPUTS, jnp.float32)
+    assert hash(module) == hash(module.clone())
+    assert module == jaxloss.linen.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, CUTOFFS, 2.0)
+    lifted = nn.jit(jaxloss.linen.AdaptiveLogSoftmaxWithLoss)(FEATURES, CLASSES, CUTOFFS, 2.0)
+    wanted = module.apply(variables, inputs, LABELS)
+    compare(lifted.apply(variables, inputs, LABELS), wanted, 1e-6)
 
 
 def test_training_an_nnx_module():
@@ -219,78 +364,151 @@ def test_training_an_nnx_module():
     assert values[-1] < 0.5 * values[0]
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
-def test_live_torch(bias):
-    torch = pytest.importorskip("torch")
+def check_against_torch(kind, tolerance, bias):
+    torch = importlib.import_module("torch")
     theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, CUTOFFS, 2.0, head_bias=bias)
-    given = {"head.weight": HEAD, "head.bias": HEAD_BIAS} | {
-        f"tail.{i}.{j}.weight": TAIL[i][j] for i in range(3) for j in range(2)
-    }
-    state = {name: torch.tensor(given[name]).float() for name in theirs.state_dict()}
-    theirs.load_state_dict(state)
-    inputs = torch.tensor(INPUTS).float().requires_grad_()
+    theirs = theirs.to(getattr(torch, kind))
+    named = {name: torch.tensor(NAMED[name]) for name in theirs.state_dict()}
+    theirs.load_state_dict(named)
+    inputs = torch.tensor(INPUTS).to(getattr(torch, kind)).requires_grad_()
     output, loss = theirs(inputs, torch.tensor(LABELS))
     loss.backward()
-    mine = nnx_module(bias)
-    x = jnp.asarray(INPUTS, jnp.float32)
-    np.testing.assert_allclose(mine(x, LABELS).output, output.detach(), rtol=1e-6, atol=1e-6)
-    gradient = nnx.grad(lambda m: m(x, LABELS).loss)(mine)
-    np.testing.assert_allclose(gradient.head.weight[...], theirs.head.weight.grad, atol=1e-6)
-    for i, layers in enumerate(theirs.tail):
-        for j, layer in enumerate(layers):
-            found = gradient.tail[i][j].weight[...]
-            np.testing.assert_allclose(found, layer.weight.grad, atol=1e-6)
-    np.testing.assert_allclose(jax.grad(lambda x: mine(x, LABELS).loss)(x), inputs.grad, atol=1e-6)
+    mine, x = nnx_module(bias, kind), jnp.asarray(INPUTS, kind)
+    graph, state = nnx.split(mine)
+
+    @jax.jit
+    def answers(state, x):
+        def f(state, x):
+            found = nnx.merge(graph, state)(x, LABELS)
+            return found.loss, found.output
+
+        return jax.value_and_grad(f, (0, 1), has_aux=True)(state, x)
+
+    (value, log_prob), (of_parameters, of_inputs) = answers(state, x)
+    assert value.dtype == kind
+    np.testing.assert_allclose(log_prob, output.detach(), rtol=tolerance)
+    np.testing.assert_allclose(value, loss.detach(), rtol=tolerance)
+    found = {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(of_parameters)}
+    reference = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+    assert found.keys() == reference.keys()
+    compare((found, of_inputs), (reference, inputs.grad.numpy()), tolerance)
+    rows = theirs.log_prob(inputs).detach()
+    np.testing.assert_allclose(mine.log_prob(x), rows, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(mine.predict(x), theirs.predict(inputs))
 
 
 @pytest.mark.parametrize("door", [jaxloss.nnx, jaxloss.linen], ids=["nnx", "linen"])
-def test_what_is_refused(door):
+def test_what_the_constructor_refuses(door):
     rngs = {"rngs": nnx.Rngs(0)} if door is jaxloss.nnx else {}
-    for cutoffs in ([], [3, 2], [0, 4], [5, CLASSES], [5, 5], [2.5]):
-        words = r"AdaptiveLogSoftmaxWithLoss: `cutoffs` must be increasing integers in \[1, 19\]"
-        with pytest.raises(ValueError, match=words):
-            door.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, cutoffs, **rngs)
-    words = (
-        "AdaptiveLogSoftmaxWithLoss: `div_value` must leave cluster 1 at least one of 8 features"
-    )
-    with pytest.raises(ValueError, match=words):
-        door.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, CUTOFFS, **rngs)
+
+    def made(cutoffs, div_value=2.0):
+        return door.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, cutoffs, div_value, **rngs)
+
+    assert made(np.array(CUTOFFS)).cutoffs == CUTOFFS
+    for cutoffs in ([], [3, 2], [0, 4], [-1, 4], [5, CLASSES], [5, 5], [2.5], [2.0], "ab", 5):
+        words = f"must be increasing integers in [1, 19], at least one, got {cutoffs}"
+        with pytest.raises(
+            ValueError, match=re.escape("AdaptiveLogSoftmaxWithLoss: `cutoffs` " + words)
+        ):
+            made(cutoffs)
+    for div_value, words in (
+        (4.0, "leave cluster 1 at least one of 8 features, got 4.0"),
+        (1e200, r"leave cluster 0 at least one of 8 features, got 1e\+200"),
+        (0, "be positive, got 0"),
+        (-2.0, "be positive, got -2.0"),
+        (np.nan, "be positive, got nan"),
+    ):
+        with pytest.raises(
+            ValueError, match="AdaptiveLogSoftmaxWithLoss: `div_value` must " + words
+        ):
+            made(CUTOFFS, div_value)
 
 
 def test_wrong_arguments_are_named():
     given, inputs = parameters(), jnp.asarray(INPUTS, jnp.float32)
-    module = nnx_module(True)
+    core, name = "adaptive_softmax_cross_entropy: ", "AdaptiveLogSoftmaxWithLoss: "
+    module, (twin, variables) = nnx_module(True), linen_module(True)
+    wrong = inputs[:, :3]
     for call, error, words in (
-        (lambda: losses(given, inputs, LABELS[:3]), ValueError, "`labels` must have shape (9,)"),
+        (
+            lambda: losses(given, inputs, LABELS[:3]),
+            ValueError,
+            core + "`labels` must have shape (8,), got (3,)",
+        ),
         (
             lambda: losses(given, inputs, INPUTS[:, 0]),
             TypeError,
-            "`labels` must be an array of int",
+            core + "`labels` must be an array of integers, got float",
         ),
         (
-            lambda: losses(given, inputs[:, :3], LABELS),
+            lambda: losses(given, wrong, LABELS),
             ValueError,
-            "`head` must have shape (S + 3, 3)",
+            core + "`head` must have shape (S + 2, 3), got (6, 8)",
         ),
         (
             lambda: losses(given | {"head_bias": jnp.ones(3)}, inputs, LABELS),
             ValueError,
-            "`head_bias` must have shape (7,), got (3,)",
+            core + "`head_bias` must have shape (6,), got (3,)",
+        ),
+        (
+            lambda: losses(given, inputs, LABELS, where=inputs > 0),
+            ValueError,
+            core + "`where` must have size 1 along the features, got (8, 8)",
         ),
         (
             lambda: losses(given | {"tail": [(HEAD,)]}, inputs, LABELS),
             ValueError,
-            "`tail` must hold a projection and weights for each cluster, got 1 arrays",
+            core + "`tail` must hold a projection and weights for each cluster, got 1 arrays",
         ),
         (
             lambda: losses(given | {"tail": [(HEAD, HEAD)]}, inputs, LABELS),
             ValueError,
-            "adaptive_softmax_cross_entropy: `tail[0][1]` must have shape (C1, 7), got (7, 8)",
+            core + "`tail[0][1]` must have shape (C1, 6), got (6, 8)",
         ),
         (
-            lambda: module(inputs[:, :3], LABELS),
+            lambda: losses(given | {"tail": [(HEAD, HEAD[:0, :6])]}, inputs, LABELS),
             ValueError,
-            "AdaptiveLogSoftmaxWithLoss: `input_` must have shape (8,) or (N, 8), got (9, 3)",
+            core + "`tail[0][1]` must have shape (C1, 6), got (0, 6)",
+        ),
+        (
+            lambda: losses(given | {"tail": [(None, HEAD)]}, inputs, LABELS),
+            TypeError,
+            core + "`tail[0][0]` must be an array, got NoneType",
+        ),
+        (
+            lambda: log_probs(given, jnp.float32(1)),
+            ValueError,
+            "adaptive_log_softmax: `inputs` must have shape (..., D), got ()",
+        ),
+        (
+            lambda: module(wrong, LABELS),
+            ValueError,
+            name + "`input_` must have shape (8,) or (N, 8), got (8, 3)",
+        ),
+        (
+            lambda: module(inputs[None], LABELS[None]),
+            ValueError,
+            name + "`input_` must have shape (8,) or (N, 8), got (1, 8, 8)",
+        ),
+        (
+            lambda: module(inputs.astype(int), LABELS),
+            TypeError,
+            name + "`input_` must be a floating-point array, got int32",
+        ),
+        (
+            lambda: module(inputs, LABELS[0]),
+            ValueError,
+            name + "`target_` must have shape (8,), got ()",
+        ),
+        (
+            lambda: twin.apply(variables, inputs, inputs[:, 0]),
+            TypeError,
+            name + "`target_` must be an array of integers, got float32",
+        ),
+        (
+            lambda: twin.apply(variables, wrong, method="predict"),
+            ValueError,
+            name + "`input` must have shape (8,) or (N, 8), got (8, 3)",
         ),
     ):
         with pytest.raises(error, match=re.escape(words)):

@@ -2,6 +2,7 @@
 
 import pytest
 from record_torch_reference import ask
+from test_adaptive_softmax import check_against_torch
 from test_torch import FUNCTIONS, answers, compare
 from torch_cases import calls
 
@@ -11,3 +12,10 @@ def test_float64_is_torch_live(function, x64):
     chosen = [call for call in calls(seed=1) if call.function == function]
     for call, ours in zip(chosen, answers(chosen, wide=True), strict=True):
         compare(call, ours, ask(call), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance", "bias"), [("float32", 1e-6, False), ("float64", 1e-12, True)]
+)
+def test_adaptive_softmax_is_torch_live(kind, tolerance, bias, x64):
+    check_against_torch(kind, tolerance, bias)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxloss import _checks
 from jaxloss._public import public
-from jaxloss.core import linear_cross_entropy
+from jaxloss.core import _classes
+from jaxloss.core.linear_cross_entropy import linear_softmax_cross_entropy
 
 Tail = Sequence[tuple[ArrayLike, ArrayLike]]
 
@@ -24,15 +27,16 @@ def adaptive_softmax_cross_entropy(
     labels: ArrayLike,
     *,
     head_bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Cross entropy between the adaptive softmax of `inputs` and the classes `labels`.
 
     loss = -log softmax(head)_y for the S most frequent classes, and for a class y of cluster i
     -log softmax(head)_{S+i} - log softmax(tail_i)_{y - first class of i}.
 
-    The shapes do not depend on the labels, so that one program serves every batch; and no logits of
-    a whole batch are kept. A label outside [0, C) gives NaN in its own loss and the gradient of
-    its own input.
+    One program serves every batch: each cluster sees all examples, and what is not in it has no
+    part in its gradient. No logits of a whole batch are kept. A label outside [0, C) gives NaN in
+    its own loss, the gradient of its own input and that of the head, which all examples share.
 
     Args:
       inputs: floating-point array (..., D), features.
@@ -41,6 +45,8 @@ def adaptive_softmax_cross_entropy(
         come behind those before it: C = S + C₁ + C₂ + ….
       labels: integer array (...), classes sorted by falling frequency.
       head_bias: (S + clusters,).
+      where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.
+        The others have loss and gradient 0, whatever they hold.
 
     Returns:
       One loss per example, shape (...); at least float32.
@@ -57,41 +63,29 @@ def adaptive_softmax_cross_entropy(
       >>> tail = [(jnp.array([[1.0, 1.0]]), jnp.array([[1.0], [0.0]]))]  # of two.
       >>> losses = jaxloss.adaptive_softmax_cross_entropy(inputs, head, tail, jnp.array([1, 3]))
       >>> print(losses.round(4))
-      [0.6803 1.2933]
+      [0.6803 1.4935]
 
     Source: Grave et al., Efficient softmax approximation for GPUs, arXiv:1609.04309.
     """
-    layers = _layers(inputs, head, tail, head_bias)
-    inputs, frequent = layers.inputs, layers.frequent
-    shape = inputs.shape[:-1]
-    labels = _checks.labels("labels", labels, shape)
-    classes = frequent + sum(len(weights) for _, weights in layers.tail)
-    known = (labels >= 0) & (labels < classes)
-    _checks.require(known, "labels", f"be a class in [0, {classes})")
-
-    def loss(inputs, kernel, labels, bias=None, where=None):
-        options = {"class_weights": None, "label_smoothing": 0.0, "z_loss": 0.0}
-        rows, shared = linear_cross_entropy.problem(
-            inputs,
-            kernel,
-            labels,
-            bias=bias,
-            where=where,
-            chunk_size=None,
-            axis_name=None,
-            **options,
-        )
-        return linear_cross_entropy.losses(rows, shared, shape, None)
-
-    of_head, of_tail, first = labels, [], frequent
-    for cluster, (projection, weights) in enumerate(layers.tail):
-        own = (labels >= first) & (labels < first + len(weights))
-        of_head = jnp.where(own, frequent + cluster, of_head)
-        relative = jnp.where(own, labels - first, 0)
-        of_tail.append(loss(inputs @ projection.T, weights, relative, where=own[..., None]))
-        first += len(weights)
-    of_head = jnp.where(known, of_head, -1)
-    return sum(of_tail, loss(inputs, layers.head, of_head, layers.head_bias))
+    inputs, head, tail, head_bias = _layers(inputs, head, tail, head_bias)
+    labels = _checks.labels("labels", labels, inputs.shape[:-1])
+    where = _checks.mask(where, "inputs", inputs)
+    frequent = len(head) - len(tail)
+    edges = [*itertools.accumulate((len(weights) for _, weights in tail), initial=frequent)]
+    known = (labels >= 0) & (labels < edges[-1])
+    rule = f"be a class in [0, {edges[-1]}) that takes part"
+    _checks.require(known[..., None], "labels", rule, where)
+    members = [(labels >= first) & (labels < end) for first, end in itertools.pairwise(edges)]
+    in_head = labels  # What is no class is none of the head's either, which has no more of them.
+    for cluster, member in enumerate(members):
+        in_head = jnp.where(member, frequent + cluster, in_head)
+    losses = linear_softmax_cross_entropy(inputs, head, in_head, bias=head_bias, where=where)
+    for (projection, weights), member, first in zip(tail, members, edges, strict=False):
+        own = member[..., None] if where is None else member[..., None] & where
+        # Masked here already, since NaN times 0 would reach the projection's gradient.
+        features = jnp.inner(jnp.where(own, inputs, 0), projection)
+        losses += linear_softmax_cross_entropy(features, weights, labels - first, where=own)
+    return losses
 
 
 @public()
@@ -99,6 +93,10 @@ def adaptive_log_softmax(
     inputs: ArrayLike, head: ArrayLike, tail: Tail, *, head_bias: ArrayLike | None = None
 ) -> jax.Array:
     """Log probabilities of all classes under the adaptive softmax.
+
+    log p_y = log softmax(head)_y for the S most frequent classes, and for a class y of cluster i
+    log softmax(head)_{S+i} + log softmax(tail_i)_{y - first class of i}. The likeliest class is
+    their argmax.
 
     Args:
       inputs: as in `adaptive_softmax_cross_entropy`.
@@ -116,63 +114,69 @@ def adaptive_log_softmax(
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
       >>> head, tail = jnp.zeros((3, 2)), [(jnp.zeros((1, 2)), jnp.zeros((2, 1)))]
-      >>> print(jnp.exp(jaxloss.adaptive_log_softmax(jnp.zeros(2), head, tail)).round(4))
-      [0.3333 0.3333 0.1667 0.1667]
+      >>> print(jaxloss.adaptive_log_softmax(jnp.zeros(2), head, tail))
+      [-1.0986 -1.0986 -1.7918 -1.7918]
 
     Source: as `adaptive_softmax_cross_entropy`.
     """
-    inputs, head, head_bias, tail = _layers(inputs, head, tail, head_bias)
-    logits = inputs @ head.T
+    inputs, head, tail, head_bias = _layers(inputs, head, tail, head_bias)
+    logits = jnp.inner(inputs, head)
     if head_bias is not None:
-        logits = logits + head_bias.reshape(*[1] * (inputs.ndim - 1), -1)
-    frequent, of_clusters = jnp.split(
-        jax.nn.log_softmax(logits), [logits.shape[-1] - len(tail)], axis=-1
+        logits += jnp.expand_dims(head_bias, range(inputs.ndim - 1))
+    edges = np.arange(len(head) - len(tail), len(head))
+    frequent, *clusters = jnp.split(_log_softmax(logits), edges, axis=-1)
+    within = (
+        _log_softmax(jnp.inner(jnp.inner(inputs, projection), weights))
+        for projection, weights in tail
     )
-    parts = [
-        of_clusters[..., i : i + 1] + jax.nn.log_softmax(inputs @ projection.T @ weights.T)
-        for i, (projection, weights) in enumerate(tail)
-    ]
-    return jnp.concatenate([frequent, *parts], -1)
+    return jnp.concatenate([frequent, *map(jnp.add, clusters, within)], -1)
 
 
-class Layers(NamedTuple):
-    """The arguments in one dtype."""
+def _log_softmax(logits: jax.Array) -> jax.Array:
+    """Log probabilities over the last axis, accurate where one class has almost all."""
+    # Relative to the likeliest class, whose own 1 in the sum is left to log1p, so that it does not
+    # swallow what the others add. As a constant 0 it does not in the gradient either.
+    axes = (logits.ndim - 1,)
+    best = _classes.locate(jnp.argmax(logits, -1), logits, axes, None).hot
+    peak = _classes.total(jnp.where(best, logits, 0), axes)
+    logits = jnp.where(best, 0, logits - peak)
+    return logits - jnp.log1p(_classes.total(jnp.where(best, 0, jnp.exp(logits)), axes))
+
+
+class _Layers(NamedTuple):
+    """The floating-point arguments in one dtype."""
 
     inputs: jax.Array
     head: jax.Array
-    head_bias: jax.Array | None
     tail: list[tuple[jax.Array, jax.Array]]
-
-    @property
-    def frequent(self) -> int:
-        """How many classes are in the head."""
-        return len(self.head) - len(self.tail)
+    head_bias: jax.Array | None
 
 
-def _layers(inputs: ArrayLike, head: ArrayLike, tail: Tail, head_bias: ArrayLike | None) -> Layers:
+def _layers(inputs: ArrayLike, head: ArrayLike, tail: Tail, head_bias: ArrayLike | None) -> _Layers:
     for pair in tail:
         if len(pair) != 2:
             rule = "hold a projection and weights for each cluster"
             _checks.fail(ValueError, "tail", rule, f"{len(pair)} arrays")
     named = {f"tail[{i}][{j}]": x for i, pair in enumerate(tail) for j, x in enumerate(pair)}
     named = {"inputs": inputs, "head": head} | named
-    inputs, head, *layers = _checks.arrays(complex_too=False, **named)
+    inputs, head, *rest = _checks.arrays(complex_too=False, **named)
     if not inputs.ndim:
         _checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
     features = inputs.shape[-1]
     if head.ndim != 2 or head.shape[1] != features or len(head) <= len(tail):
         rule = f"have shape (S + {len(tail)}, {features})"
         _checks.fail(ValueError, "head", rule, head.shape)
-    pairs = list(zip(layers[::2], layers[1::2], strict=True))
+    pairs = [*zip(rest[::2], rest[1::2], strict=True)]
     for i, (projection, weights) in enumerate(pairs):
         if projection.ndim != 2 or projection.shape[1] != features:
             rule = f"have shape (D{i + 1}, {features})"
             _checks.fail(ValueError, f"tail[{i}][0]", rule, projection.shape)
-        if weights.ndim != 2 or weights.shape[1] != len(projection):
+        if weights.ndim != 2 or weights.shape[1] != len(projection) or not len(weights):
             rule = f"have shape (C{i + 1}, {len(projection)})"
             _checks.fail(ValueError, f"tail[{i}][1]", rule, weights.shape)
     head_bias = _checks.follower("head_bias", head_bias, inputs)
     if head_bias is not None and head_bias.shape != (len(head),):
         _checks.fail(ValueError, "head_bias", f"have shape ({len(head)},)", head_bias.shape)
-    return Layers(inputs, head, head_bias, pairs)
+    return _Layers(inputs, head, pairs, head_bias)
