@@ -40,13 +40,16 @@ PIECE = 20  # Paragraphs that stay together; every tenth piece is test text.
 FEATURES = 128
 LENGTH = 64  # Words in a window.
 BATCH = 16
-LOGITS = 2**20  # That exist at a time: so few stay in the cache, which is faster, too.
+LOGITS = 2**20  # That exist at a time: few enough to stay in the cache of a CPU.
 MEMORY_BATCH = 128  # Windows for which the memory is compared.
 TERMS: dict[str, Any] = {"label_smoothing": 0.05, "z_loss": 1e-4}
 DRAWN = 12, 24  # Words of the paragraphs that are drawn,
 QUANTILES = 0.1, 0.4, 0.6, 0.9  # of this rank from the least surprising to the most,
 COLUMNS = 80  # in lines of so many characters,
 GUESSES = 2  # with so many of the model's guesses.
+
+
+Paragraph = tuple[str, ...]  # Words.
 
 
 class Network(nnx.Module):
@@ -73,31 +76,31 @@ def texts() -> Iterable[str]:
                 yield ast.get_docstring(node) or ""
 
 
-def tokenize(text: str) -> tuple[str, ...]:
+def tokenize(text: str) -> Paragraph:
     return tuple(re.findall(r"[a-z]+(?:'[a-z]+)?|\d+|[.,:;()\"!?]", text.lower()))
 
 
-def paragraphs() -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Prose for training and test, as words."""
+def paragraphs() -> tuple[list[Paragraph], list[Paragraph]]:
+    """Prose for training and test."""
     found = (part.strip() for text in texts() for part in re.split(r"\n\s*\n", text))
     # Topics quote each other: a paragraph that is there twice could be in both parts.
     prose = dict.fromkeys(tokenize(part) for part in found if part.endswith((".", ":", "?", "!")))
-    parts: tuple[list[tuple[str, ...]], list[tuple[str, ...]]] = ([], [])
+    train, test = [], []
     for n, words in enumerate(prose):
-        parts[n // PIECE % 10 == 9].append(words)
-    return parts
+        (test if n // PIECE % 10 == 9 else train).append(words)
+    return train, test
 
 
-def vocabulary(train: Iterable[tuple[str, ...]], size: int) -> list[str]:
+def vocabulary(train: Iterable[Paragraph], size: int) -> list[str]:
     """The most frequent words; all others are unknown."""
     counts = collections.Counter(word for words in train for word in words)
     return [UNKNOWN, END, *(word for word, _ in counts.most_common(size - 2))]
 
 
-def encode(parts: Iterable[tuple[str, ...]], known: list[str]) -> np.ndarray:
+def encode(texts: Iterable[Paragraph], known: list[str]) -> np.ndarray:
     """The paragraphs one after the other, as numbers of words."""
     numbers = {word: number for number, word in enumerate(known)}
-    words = [END, *(word for part in parts for word in (*part, END))]
+    words = [END, *(word for text in texts for word in (*text, END))]
     return np.array([numbers.get(word, numbers[UNKNOWN]) for word in words], np.int32)
 
 
@@ -250,8 +253,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few steps, and a small vocabulary")
     args = parser.parse_args()
-    args.steps = args.steps or (60 if args.quick else 800)
+    # Only has an effect before the first array.
     jax.config.update("jax_num_cpu_devices", args.devices)
+    args.steps = args.steps or (60 if args.quick else 800)
 
     start = time.perf_counter()
     size = (1024 if args.quick else 4096) // args.devices * args.devices

@@ -792,7 +792,7 @@ class CTCLoss(Loss):
 def linear_init(key: jax.Array, shape: tuple[int, ...], features: int) -> jax.Array:
     """torch's initial parameters of a linear layer of so many input features."""
     bound = 1 / math.sqrt(max(features, 1))
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 @dataclasses.dataclass(eq=False)
