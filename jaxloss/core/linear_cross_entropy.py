@@ -20,8 +20,10 @@ from jaxloss.core._classes import AxisName
 
 T = TypeVar("T", bound=NamedTuple)
 
-# Logits made at a time by default: few enough to stay small, unless the kernel is larger anyway.
+# Logits made at a time by default, and examples with which the products are limited by arithmetic
+# rather than by reading and writing the kernel's gradient, even if they make more logits than that.
 _PORTION = 2**22
+_ENOUGH = 1024
 
 
 @public(
@@ -65,7 +67,7 @@ def linear_softmax_cross_entropy(
       z_loss: factor of the squared log normaliser, which keeps it near 0.
       chunk_size: bounds the memory: the logits that exist at a time are about as many as
         `chunk_size` classes have for all examples, and at least those of one example. By default
-        4 million, or the size of the kernel where that is larger.
+        4 million, or those of min(D, 1024) examples where that is more.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices, and `kernel`, `bias` and `class_weights` the local part.
 
@@ -195,8 +197,7 @@ def _block_count(rows: Rows, shared: Shared, chunk_size: int | None, copies: int
     examples, features = rows.inputs.shape
     classes = len(shared.kernel)
     if chunk_size is None:
-        # Smaller blocks than that would read and write the kernel's gradient too often.
-        fewest = -(-copies * examples * classes // max(_PORTION, classes * features))
+        fewest = -(-copies * examples * classes // max(_PORTION, classes * min(features, _ENOUGH)))
     elif not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
         _checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
     else:
@@ -238,21 +239,30 @@ def _total_jvp(axis_name, primals, tangents):
     # logits exist: with three products of the kernel's size in all instead of four.
     (rows, shared), (rows_dot, shared_dot) = primals, tangents
     rows_moving, shared_moving = _moving(rows_dot), _moving(shared_dot)
+    inputs_moving, kernel_moving = 0 in rows_moving, 0 in shared_moving
     # Made of the labels, so that inside `jax.shard_map` gradients add up here until the end.
     zero = jnp.any(rows.labels == 0) & False
     shared = jax.tree.map(lambda x: x + zero.astype(x.dtype), shared)
 
     def block(so_far, rows):
-        def loss(own, common):
+        def loss(own, common, product):
             given = _with(rows, rows_moving, own), _with(shared, shared_moving, common)
-            losses = _block(*given, axis_name)
+            losses = _losses(product, *given, axis_name)
             return jnp.sum(_numerics.where(one, losses, 0)), losses
 
         # Not a plain sum: its factor 1 would be stored in the logits' shape, see `_numerics.where`.
         one = jnp.any(rows.inputs == 0, -1) | True
         own, common = _leaves(rows, rows_moving), _leaves(shared, shared_moving)
-        (gradient, common), losses = jax.grad(loss, (0, 1), has_aux=True)(own, common)
-        return jax.tree.map(jnp.add, so_far, common), (gradient, losses)
+        inputs = _present(rows, rows.inputs)
+        product, backward = jax.vjp(lambda x: _product(x, shared.kernel), inputs)
+        (own, common, slope), losses = jax.grad(loss, (0, 1, 2), has_aux=True)(own, common, product)
+        if inputs_moving:
+            own[0] = _present(rows, *backward(slope))
+        if not kernel_moving:
+            return jax.tree.map(jnp.add, so_far, common), (own, losses)
+        kernel_gradient = _add_product(so_far[0], slope, inputs)
+        others = jax.tree.map(jnp.add, so_far[1:], common[1:])
+        return [kernel_gradient, *others], (own, losses)
 
     # Zeros that vary over the devices of `jax.shard_map` as the leaves do.
     nothing = [((x == 0) & False).astype(x.dtype) for x in _leaves(shared, shared_moving)]
@@ -305,15 +315,15 @@ def label_weights(rows: Rows, shared: Shared) -> jax.Array:
 
 def _block(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     """The losses of one block."""
-    inputs, labels, where = rows
-    kernel, bias, terms = shared
-    if where is not None:
-        # Any valid example will do where none takes part, and masks nothing of the logits' size.
-        inputs, labels = (
-            jnp.where(where.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in (inputs, labels)
-        )
-    logits = lax.dot_general(inputs, kernel, (((1,), (1,)), ((), ())))
-    logits = logits if bias is None else logits + bias[None]
+    product = _product(_present(rows, rows.inputs), shared.kernel)
+    return _losses(product, rows, shared, axis_name)
+
+
+def _losses(product, rows, shared, axis_name):
+    """The losses of one block, from `inputs @ kernel.T`."""
+    _, bias, terms = shared
+    logits = product if bias is None else product + bias[None]
+    labels = _present(rows, rows.labels)
     if terms.class_weights is not None:
         terms = terms._replace(class_weights=terms.class_weights[None])
     if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -321,7 +331,37 @@ def _block(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     else:
         found = _classes.locate(labels, logits, (1,), None, axis_name)
         losses = cross_entropy.losses_of_labels(logits, found, None, terms, (1,), axis_name)
-    return losses if where is None else jnp.where(where, losses, 0)
+    return _present(rows, losses)
+
+
+def _present(rows, x):
+    """0 for the examples of a block that take no part; a mask of the logits is not needed then."""
+    return x if rows.where is None else jnp.where(rows.where.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+
+
+def _product(inputs, kernel):
+    return lax.dot_general(inputs, kernel, (((1,), (1,)), ((), ())))
+
+
+def _add_product(so_far, slope, inputs):
+    """so_far + slope.T @ inputs, with no more besides than another array of the size of `slope`."""
+    size, features = inputs.shape
+    width = max(1, size // 2)
+
+    def add(so_far, inputs):
+        # The transpose of the product goes where the product came from on a mesh.
+        backward = jax.vjp(lambda kernel: _product(inputs, kernel), so_far)[1]
+        return so_far + backward(slope)[0]
+
+    def portion(start, width, so_far):
+        old, some = (lax.dynamic_slice_in_dim(x, start, width, 1) for x in (so_far, inputs))
+        return lax.dynamic_update_slice_in_dim(so_far, add(old, some), start, 1)
+
+    if size >= features:
+        return add(so_far, inputs)
+    whole, rest = divmod(features, width)
+    so_far = lax.fori_loop(0, whole, lambda i, x: portion(i * width, width, x), so_far)
+    return portion(whole * width, rest, so_far) if rest else so_far
 
 
 def _scan(f, carry, blocks):
