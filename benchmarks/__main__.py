@@ -1,0 +1,105 @@
+"""Runs the workloads: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import measure, report
+from benchmarks.workloads import WORKLOADS, Workload
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=report.__doc__)
+    add = parser.add_argument
+    add("--list", action="store_true", help="name the workloads and stop")
+    add("--only", metavar="REGEX", default="", help="the workloads whose name or group matches")
+    add("--device", choices=["cpu", "gpu", "tpu"], help="by default what JAX finds")
+    add("--no-torch", action="store_true", help="leave torch out")
+    add("--seconds", type=float, default=6, help="to time a workload for, about (default 6)")
+    add("--json", type=Path, metavar="FILE", help="write a line of JSON for each workload")
+    add("--read", type=Path, metavar="FILE", help="show what --json wrote instead of measuring")
+    add("--plot", type=Path, metavar="FILE", help="draw the ratios")
+    return parser.parse_args(given)
+
+
+def torch_to_compare_with(device: str) -> Any:
+    """The module, or None where it is not installed or does not have the device."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    torch = importlib.import_module("torch")
+    if device == "tpu" or (device == "gpu" and not torch.cuda.is_available()):
+        return None
+    return torch
+
+
+def run(workload: Workload, torch: Any, seconds: float) -> dict[str, Any]:
+    """Measures one workload."""
+    arrays = workload.inputs(np.random.default_rng(0))
+    contenders = measure.contenders(workload, arrays, torch)
+    wanted = contenders[0].value
+    for other in contenders[1:]:
+        same = math.isclose(other.value, wanted, rel_tol=1e-3)
+        if not same and (workload.floats or other.name == "torch"):
+            raise SystemExit(f"{workload.name}: jaxloss {wanted}, {other.name} {other.value}")
+    timings = measure.compare(contenders, seconds)
+    fields = ("name", "compile_seconds", "bytes_accessed", "temporaries")
+    return {
+        "workload": workload.name,
+        "group": workload.group,
+        "floor_bytes": measure.floor_bytes(workload, arrays),
+        "contenders": [
+            {field: getattr(contender, field) for field in fields} | dataclasses.asdict(timing)
+            for contender, timing in zip(contenders, timings, strict=True)
+        ],
+    }
+
+
+def main() -> None:
+    options = arguments()
+    chosen = [w for w in WORKLOADS if re.search(options.only, f"{w.group}: {w.name}")]
+    if not chosen:
+        raise SystemExit(f"--only: no workload matches {options.only!r}; --list names them")
+    if options.list:
+        print("\n".join(f"{w.group}: {w.name}" for w in chosen))
+        return
+    if options.read:
+        records = [json.loads(line) for line in options.read.read_text().splitlines()]
+        names = {w.name for w in chosen}
+        records = [record for record in records if record["workload"] in names]
+    else:
+        if options.device:
+            jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
+        torch = None if options.no_torch else torch_to_compare_with(jax.default_backend())
+        about = report.machine() | {"copy_bandwidth": measure.copy_bandwidth()}
+        records = []
+        progress = tqdm(chosen, unit="workload", file=sys.stderr)
+        for workload in progress:
+            progress.set_postfix_str(workload.name)
+            records.append(run(workload, torch, options.seconds) | {"machine": about})
+            if options.json:
+                lines = "".join(json.dumps(record) + "\n" for record in records)
+                options.json.write_text(lines)
+    if not records:
+        raise SystemExit("no records to show")
+    print(", ".join(f"{name} {value}" for name, value in records[0]["machine"].items()))
+    print(report.table(records))
+    print(report.summary(records))
+    if options.plot:
+        report.plot(records, options.plot)
+
+
+if __name__ == "__main__":
+    main()

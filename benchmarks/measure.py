@@ -1,0 +1,144 @@
+"""How contenders are compiled and timed: in turns, in one process, until the spread is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.workloads import Workload
+
+MEGABYTE = 1e6
+ROUNDS = range(9, 60)  # At least, at most.
+SHORTEST = 5e-3  # A sample, in seconds; what is faster runs several times in it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One implementation, compiled, on its inputs."""
+
+    name: str
+    run: Callable[[], Any]  # Returns when the result is there.
+    value: float
+    compile_seconds: float
+    bytes_accessed: float | None = None  # By XLA's estimate, like the next.
+    temporaries: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What the rounds say of one contender; ratios are to jaxloss in the same round."""
+
+    seconds: float
+    ratio: float
+    spread: tuple[float, float]  # Quartiles of the ratio.
+
+
+def contenders(workload: Workload, arrays: Sequence[np.ndarray], torch: Any) -> list[Contender]:
+    """jaxloss first, then its peers; torch's where torch is given."""
+    peers = {"jaxloss": workload.jaxloss, workload.peer_name: workload.peer}
+    found = [_in_jax(name, loss, workload, arrays) for name, loss in peers.items()]
+    if torch is not None:
+        found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
+        if workload.floats:
+            found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
+    return found
+
+
+def _in_jax(name, loss, workload, arrays) -> Contender:
+    arrays = [jax.device_put(a) for a in arrays]
+    if not workload.floats:
+        # jaxloss's functions are compiled as they are.
+        call = loss if name == "jaxloss" else jax.jit(loss)
+        seconds, value = _timed(lambda: jax.block_until_ready(call(*arrays)))
+        return Contender(name, lambda: jax.block_until_ready(call(*arrays)), float(value), seconds)
+    jitted = jax.jit(jax.value_and_grad(loss, workload.floats))
+    seconds, program = _timed(lambda: jitted.lower(*arrays).compile())
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    return Contender(
+        name,
+        lambda: jax.block_until_ready(program(*arrays)),
+        float(program(*arrays)[0]),
+        seconds,
+        cost.get("bytes accessed") if cost else None,
+        memory.temp_size_in_bytes if memory else None,
+    )
+
+
+def _in_torch(name, workload, arrays, torch, compiled) -> Contender:
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    tensors = [torch.tensor(a, device=device) for a in arrays]
+    for i in workload.floats:
+        tensors[i].requires_grad_()
+
+    def loss(*tensors):
+        return workload.torch(torch, *tensors)
+
+    if compiled:
+        torch._dynamo.reset()
+        loss = torch.compile(loss)
+
+    def run():
+        for i in workload.floats:
+            tensors[i].grad = None
+        value = loss(*tensors)
+        if workload.floats:
+            value.backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return value
+
+    seconds, value = _timed(run)
+    return Contender(name, run, float(value.detach()), seconds)
+
+
+def _timed(f):
+    start = time.perf_counter()
+    result = f()
+    return time.perf_counter() - start, result
+
+
+def compare(contenders: Sequence[Contender], budget: float) -> list[Timing]:
+    """Times all of them in turns for about `budget` seconds."""
+    repeats = []
+    for contender in contenders:
+        contender.run()  # Warm-up; the compilation is past.
+        seconds, _ = _timed(contender.run)
+        repeats.append(max(1, round(SHORTEST / seconds)))
+    samples: list[list[float]] = [[] for _ in contenders]
+    start = time.perf_counter()
+    for turn in range(ROUNDS.stop):
+        if turn >= ROUNDS.start and time.perf_counter() - start > budget:
+            break
+        # Each round begins with another, so that none always follows the same one.
+        for i in np.roll(np.arange(len(contenders)), turn):
+            begin = time.perf_counter()
+            for _ in range(repeats[i]):
+                contenders[i].run()
+            samples[i].append((time.perf_counter() - begin) / repeats[i])
+    return [_timing(own, samples[0]) for own in samples]
+
+
+def _timing(own: list[float], ours: list[float]) -> Timing:
+    ratios = [a / b for a, b in zip(ours, own, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Timing(statistics.median(own), middle, (low, high))
+
+
+def floor_bytes(workload: Workload, arrays: Sequence[np.ndarray]) -> int:
+    """All inputs read once, and all gradients written once."""
+    return sum(a.nbytes for a in arrays) + sum(arrays[i].nbytes for i in workload.floats)
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, of copying an array much larger than the caches."""
+    x = jax.numpy.zeros(2**26, "float32")
+    copy = jax.jit(lambda x: x + 1)
+    copy(x).block_until_ready()
+    best = min(_timed(lambda: copy(x).block_until_ready())[0] for _ in range(10))
+    return 2 * x.nbytes / best

@@ -1,0 +1,128 @@
+"""What has been measured, as a table and as a chart."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+Record = Mapping[str, Any]  # One workload, as in a line of the JSON file.
+HEADER = ("workload", "contender", "ms", "ratio", "quartiles", "compile s", "bytes", "temporaries")
+
+
+def machine() -> dict[str, str]:
+    """The device, and the versions of what is compared."""
+    device = jax.devices()[0]
+    kind = device.device_kind
+    if device.platform == "cpu":
+        kind = f"{_cpu() or platform.machine()}, {os.cpu_count()} cores"
+    packages = ("jax", "jaxlib", "optax", "torch", "jaxloss")
+    versions = {name: _version(name) for name in packages}
+    return {"device": kind, "python": platform.python_version(), **versions}
+
+
+def _cpu() -> str | None:
+    lines = Path("/proc/cpuinfo")
+    if not lines.exists():
+        return platform.processor()
+    names = (line.split(":")[1] for line in lines.read_text().splitlines() if "model name" in line)
+    return next(names, "").strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def rows(record: Record) -> Iterable[tuple[str, ...]]:
+    """A line of the table for each contender."""
+    for i, c in enumerate(record["contenders"]):
+        low, high = c["spread"]
+        yield (
+            record["workload"] if i == 0 else "",
+            c["name"],
+            f"{1e3 * c['seconds']:.3g}",
+            f"{c['ratio']:.2f}" if i else "",
+            f"{low:.2f}–{high:.2f}" if i else "",
+            f"{c['compile_seconds']:.2f}",
+            f"{c['bytes_accessed'] / record['floor_bytes']:.2f}" if c["bytes_accessed"] else "",
+            "" if c["temporaries"] is None else f"{c['temporaries'] / 1e6:.1f} MB",
+        )
+
+
+def table(records: Sequence[Record]) -> str:
+    """A Markdown table; ratios are jaxloss's time to the contender's."""
+    lines = [HEADER, *(row for record in records for row in rows(record))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    cells = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def summary(records: Sequence[Record]) -> str:
+    """The geometric mean of the ratios to each peer."""
+    ratios: dict[str, list[float]] = {}
+    for record in records:
+        if record["group"] == "calls":
+            continue
+        first, *peers = record["contenders"]
+        for peer in peers:
+            name = peer["name"] if peer["name"].startswith("torch") else "in JAX"
+            ratios.setdefault(name, []).append(peer["ratio"])
+    return "\n".join(
+        f"jaxloss takes {math.exp(sum(map(math.log, r)) / len(r)):.2f} of the time of {name}, "
+        f"in the geometric mean of {len(r)} workloads"
+        for name, r in ratios.items()
+    )
+
+
+def plot(records: Sequence[Record], path: Path) -> None:
+    """Bars of the ratios, shorter is faster; quartiles as whiskers."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    records = [record for record in records if record["group"] != "calls"]
+    colours = {"torch": "#d9642c", "torch.compile": "#f0b48a"}
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.42 * len(records)), layout="constrained")
+    names = [record["workload"] for record in records]
+    shown = set()
+    for row, record in enumerate(records):
+        peers = record["contenders"][1:]
+        for i, peer in enumerate(peers):
+            kind = peer["name"] if peer["name"] in colours else "optax or the plain formula in JAX"
+            low, high = peer["spread"]
+            axes.barh(
+                row + 0.8 * ((i + 0.5) / len(peers) - 0.5),
+                peer["ratio"],
+                height=0.8 / len(peers),
+                color=colours.get(kind, "#3b6fb6"),
+                xerr=[[max(0, peer["ratio"] - low)], [max(0, high - peer["ratio"])]],
+                error_kw={"lw": 0.8, "ecolor": "#444444"},
+                label=None if kind in shown else kind,
+            )
+            shown.add(kind)
+    axes.axvline(1, color="black", lw=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlim(0, 1.5)
+    axes.set_xlabel("time of jaxloss / time of the peer (loss and gradient; left of 1 is faster)")
+    about = records[0]["machine"]
+    axes.set_title(
+        f"{about['device']}; jax {about['jax']}, torch {about['torch']}, optax {about['optax']}",
+        fontsize=9,
+    )
+    axes.grid(axis="x", lw=0.4)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=110)
