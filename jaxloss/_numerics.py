@@ -3,11 +3,11 @@
 Most need no rule of their own: the plain formula is arranged so that automatic differentiation
 of it is right to every order. That also holds inside `lax.scan`, where a custom rule can be lost
 when one derivative is taken inside another; so the bodies of the few custom rules are arranged
-the same way.
-"""
+the same way."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -19,12 +19,39 @@ def absolute(x: jax.Array) -> jax.Array:
     """|x| with derivative 0 at 0, where `jnp.abs` has 1."""
     if jnp.iscomplexobj(x):
         return norm(jnp.stack([x.real, x.imag]), 2, (0,))
-    return x * jnp.sign(x)
+    return _absolute(x)
 
 
-def hinge(x: jax.Array, *, tie: int = 1) -> jax.Array:
+@jax.custom_jvp
+def _absolute(x: jax.Array) -> jax.Array:
+    return jnp.abs(x)
+
+
+@_absolute.defjvp
+def _absolute_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return _absolute(x), jnp.sign(x) * x_dot
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def hinge(x: jax.Array, tie: int = 1) -> jax.Array:
     """max(x, 0) with the derivative `tie` at 0, where `jnp.maximum` has 0.5. Keeps NaN."""
     return jnp.where(x < 0 if tie else x <= 0, 0, x)
+
+
+@hinge.defjvp
+def _hinge_jvp(tie, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return hinge(x, tie), jnp.where(x < 0 if tie else x <= 0, 0, x_dot)
+
+
+def again(x: jax.Array) -> jax.Array:
+    """x in another expression, for a derivative whose parts the value computes as well.
+
+    Computed twice from x they take less time than stored once and read twice; the compiler would
+    recognise and store them.
+    """
+    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
 
 def where(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
@@ -41,9 +68,17 @@ def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
     return where((weight != 0) | ~jnp.isinf(x), x, 0)
 
 
+@jax.custom_jvp
 def product(weight: jax.Array, x: jax.Array) -> jax.Array:
     """weight * x with 0 * inf = 0, in value and gradient."""
-    return weight * silenced(weight, x)
+    return jnp.where((weight == 0) & jnp.isinf(x), 0, weight * x)
+
+
+@product.defjvp
+def _product_jvp(primals, tangents):
+    # Autodiff would keep for the backward pass which entries are silenced.
+    (weight, x), (weight_dot, x_dot) = primals, tangents
+    return product(weight, x), silenced(weight, x) * weight_dot + weight * x_dot
 
 
 def xlogy(x: jax.Array, y: jax.Array) -> jax.Array:

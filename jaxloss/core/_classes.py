@@ -1,20 +1,22 @@
 """The class axis: one-hot labels by comparison, bad labels, class weights.
 
-Comparing labels with an iota instead of gathering keeps scatters out of the backward pass and
-works on classes that are sharded over a mesh.
+Derivatives compare labels with an iota, which keeps scatters out of the backward pass and works on
+classes that are sharded over a mesh.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
+from jaxloss import _checks, _numerics
 
 AxisName = str | tuple[str, ...] | None
 
@@ -23,6 +25,7 @@ class Labels(NamedTuple):
     """Where each label points, the class axes kept with size 1 where they are reduced."""
 
     hot: jax.Array  # True at the label's class; all False for a bad label.
+    place: jax.Array  # The label, as a flat index into the classes of this device.
     bad: jax.Array  # Labels of examples that take part which point at no class that does.
     present: jax.Array  # Examples that take part.
 
@@ -95,7 +98,8 @@ def locate(
     labels = jnp.expand_dims(labels, axes)
     here = math.prod(class_shape(scores, axes))
     first = 0 if axis_name is None else here * lax.axis_index(axis_name)
-    hot = labels == _iota(scores, axes, labels.dtype) + jnp.asarray(first, labels.dtype)
+    place = labels - jnp.asarray(first, labels.dtype)
+    hot = place == _iota(scores, axes, labels.dtype)
     known = (labels >= 0) & (labels < class_count(scores, axes, axis_name))
     present = jnp.ones_like(known)
     if where is not None:
@@ -103,7 +107,7 @@ def locate(
         hot = hot & where
         if masks_classes(where, axes):
             known = any_class(hot, axes, axis_name)
-    return Labels(hot, ~known & present, present)
+    return Labels(hot, place, ~known & present, present)
 
 
 def class_count(scores: jax.Array, axes: tuple[int, ...], axis_name: AxisName) -> int:
@@ -124,11 +128,35 @@ def _iota(scores: jax.Array, axes: tuple[int, ...], dtype: jnp.dtype) -> jax.Arr
     return flat
 
 
+def at_label(
+    x: jax.Array, labels: Labels, axes: tuple[int, ...], axis_name: AxisName = None
+) -> jax.Array:
+    """x at each label, the class axes kept; 0 where the label points nowhere."""
+    if len(axes) > 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
+        # A gather over several axes needs them last, and over a sharded one it is an error.
+        return total(_numerics.where(labels.hot, x, 0), axes, axis_name)
+    here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axes[0]])
+    if not x.shape[axes[0]]:
+        found = jnp.zeros(here.shape, x.dtype)
+    else:
+        found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axes[0], mode="clip")
+    found = jnp.where(here, found, 0)
+    return found if axis_name is None else lax.psum(found, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def pick(scores: jax.Array, labels: Labels, axes: tuple[int, ...]) -> jax.Array:
     """Each label's score, the class axes kept; NaN in value and gradient for a bad label."""
-    # A bad label points nowhere: it picks the whole row, so that the whole row's gradient is NaN.
-    picked = jnp.sum(jnp.where(labels.hot | labels.bad, scores, 0), axes, keepdims=True)
-    return picked * jnp.where(labels.bad, jnp.nan, 1).astype(scores.dtype)
+    return jnp.where(labels.bad, jnp.nan, at_label(scores, labels, axes))
+
+
+@pick.defjvp
+def _pick_jvp(axes, primals, tangents):
+    # A gather's own transpose is a scatter. A bad label points nowhere: its whole row gets NaN.
+    scores, labels = primals
+    picked = jnp.where(labels.hot | labels.bad, tangents[0], 0)
+    factor = jnp.where(labels.bad, jnp.nan, 1).astype(scores.dtype)
+    return pick(scores, labels, axes), total(picked * factor, axes)
 
 
 def expand_weights(

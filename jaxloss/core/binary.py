@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss import _checks, _numerics
@@ -51,16 +52,34 @@ def sigmoid_binary_cross_entropy(
     _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]")
     if pos_weight is not None:
         pos_weight = _checks.broadcast("pos_weight", pos_weight, logits)
-    return _from_logits(logits, labels, pos_weight)
+    return _logistic(logits, labels, pos_weight)
 
 
-def _from_logits(
-    logits: jax.Array, labels: jax.Array, pos_weight: jax.Array | None = None
-) -> jax.Array:
-    positive = _numerics.product(labels, _numerics.softplus(-logits))
+@jax.custom_jvp
+def _logistic(x: jax.Array, y: jax.Array, pos_weight: jax.Array | None) -> jax.Array:
+    """pos_weight · y log(1 + exp(-x)) + (1-y) log(1 + exp(x)), with one logarithm."""
+    positive = y if pos_weight is None else pos_weight * y
+    certain = _numerics.product(jnp.where(x > 0, 1 - y, positive), _numerics.absolute(x))
+    uncertain = jnp.log1p(jnp.exp(jnp.minimum(x, -x)))
+    return certain + (uncertain if pos_weight is None else (1 - y + positive) * uncertain)
+
+
+@_logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    # Autodiff would take 0 for the derivative at 0, and σ(x) - y would cancel.
+    (x, y, pos_weight), (x_dot, y_dot, weight_dot) = primals, tangents
+    x = _numerics.again(x)
+    positive = y if pos_weight is None else pos_weight * y
+    by_logits = (1 - y) * lax.logistic(x) - positive * lax.logistic(-x)
+    against, favour = _numerics.softplus(-x), _numerics.softplus(x)
+    by_labels = _numerics.silenced(positive, against)
     if pos_weight is not None:
-        positive = _numerics.product(pos_weight, positive)
-    return positive + _numerics.product(1 - labels, _numerics.softplus(logits))
+        by_labels = pos_weight * by_labels
+    by_labels = by_labels - _numerics.silenced(1 - y, favour)
+    tangent = by_logits * x_dot + by_labels * y_dot
+    if pos_weight is not None:
+        tangent = tangent + _numerics.product(y, against) * weight_dot
+    return _logistic(*primals), tangent
 
 
 @public()
@@ -105,10 +124,7 @@ def binary_cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Arr
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _bounded_log(p: jax.Array, complement: bool) -> jax.Array:
     """max(log p, -100), or that of 1 - p."""
-    impossible = p == (1 if complement else 0)
-    safe = jnp.where(impossible, 0.5, p)
-    logarithm = jnp.log1p(-safe) if complement else jnp.log(safe)
-    return jnp.where(impossible, -100, jnp.maximum(logarithm, -100))
+    return jnp.maximum(jnp.log1p(-p) if complement else jnp.log(p), -100)
 
 
 @_bounded_log.defjvp
@@ -196,7 +212,7 @@ def multilabel_soft_margin_loss(
     _checks.require((labels >= 0) & (labels <= 1), "labels", rule, where)
     if where is not None:
         logits, labels = jnp.where(where, logits, 0), jnp.where(where, labels, 0)
-    losses = _from_logits(logits, labels)
+    losses = _logistic(logits, labels, None)
     weights = _classes.expand_weights(class_weights, logits, axes)
     if weights is not None:
         losses = _numerics.product(jnp.broadcast_to(weights, losses.shape), losses)

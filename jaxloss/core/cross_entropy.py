@@ -181,15 +181,14 @@ def losses_of_labels(
 ) -> jax.Array:
     """`softmax_cross_entropy_with_integer_labels` behind its checks."""
     weights, smoothing, z_loss = terms
-    logits, present = _with_absent_impossible(logits, where, axes, axis_name)
-    peak = _peak(logits, axes, axis_name)
+    logits, peak, present = _prepared(logits, where, axes, axis_name)
     losses, log_sum = _surprise(logits, peak, found, axes, axis_name)
     if weights is not None:
         weight = _classes.total(jnp.where(found.hot, weights, 0), axes, axis_name)
         losses = _numerics.product(weight, losses)
     if smoothing is not None:
         even = _even_labels(logits, where, weights, axes, axis_name)
-        below_peak = _classes.total(_numerics.product(even, peak - logits), axes, axis_name)
+        below_peak = _below_peak(logits, even, peak, present, axes, axis_name)
         spread = below_peak + _classes.total(even, axes, axis_name) * log_sum
         losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
     return _finished(losses, z_loss, peak + log_sum, present, axes)
@@ -205,7 +204,7 @@ def losses_of_probabilities(
 ) -> jax.Array:
     """`softmax_cross_entropy` behind its checks."""
     weights, smoothing, z_loss = terms
-    logits, present = _with_absent_impossible(logits, where, axes, axis_name)
+    logits, peak, present = _prepared(logits, where, axes, axis_name)
     if where is not None:
         labels = jnp.where(where, labels, 0)
     if weights is not None:
@@ -213,17 +212,26 @@ def losses_of_probabilities(
     if smoothing is not None:
         even = _even_labels(logits, where, weights, axes, axis_name)
         labels = (1 - smoothing) * labels + smoothing * even
-    losses = _cross_entropy(logits, labels, axes, axis_name)
-    peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
+    losses, log_sum = _cross_entropy(logits, labels, peak, present, axes, axis_name)
     return _finished(losses, z_loss, peak + log_sum, present, axes)
 
 
-def _with_absent_impossible(logits, where, axes, axis_name):
-    """Gives absent classes probability 0 and absent examples harmless logits; who is present."""
+def _prepared(logits, where, axes, axis_name):
+    """Logits with probability 0 for absent classes, their peak, and which examples are present.
+
+    The logits of absent examples stay what they are, as masking all logits for their sake costs a
+    pass over the memory: what uses them puts 0 there.
+    """
     if where is None:
-        return logits, None
-    present = _classes.any_class(where, axes, axis_name)
-    return jnp.where(where, logits, jnp.where(present, -jnp.inf, 0)), present
+        shape = [1 if a in axes else size for a, size in enumerate(logits.shape)]
+        present = jnp.ones(shape, bool)
+    else:
+        present = _classes.any_class(where, axes, axis_name)
+    if _classes.masks_classes(where, axes):
+        logits = jnp.where(where, logits, -jnp.inf)
+    peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
+    peak = peak if axis_name is None else lax.pmax(peak, axis_name)
+    return logits, jnp.where(present, peak, 0), present
 
 
 def _even_labels(logits, where, weights, axes, axis_name):
@@ -239,78 +247,91 @@ def _finished(losses, z_loss, log_normalizer, present, axes):
     """One loss per example, with the z-loss; 0 for absent examples."""
     if z_loss is not None:
         losses = losses + z_loss * jnp.square(log_normalizer)
-    if present is not None:
-        losses = jnp.where(present, losses, 0)
-    return jnp.squeeze(losses, axes)
-
-
-def _peak(logits, axes, axis_name):
-    peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
-    return peak if axis_name is None else lax.pmax(peak, axis_name)
-
-
-def _log_normalizer(logits, axes, axis_name):
-    """peak, exp(logits - peak) and log Σ of these, which is accurate down to 0."""
-    peak = _peak(logits, axes, axis_name)
-    exps = jnp.exp(logits - peak)
-    # The largest logits contribute exactly 1 each. Summed apart, and one of them left to log1p,
-    # they do not swallow what the others add. Their derivative stays in `exps`.
-    largest = jnp.floor(exps)
-    others = _classes.total(exps - largest, axes, axis_name)
-    ties = _classes.total(largest, axes, axis_name) - 1
-    return peak, exps, jnp.log1p(others + ties)
+    return jnp.squeeze(jnp.where(present, losses, 0), axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _surprise(logits, peak, labels, axes, axis_name):
     """lse - logits_label, and log Σ exp(logits - peak), accurate where the label has almost all."""
-    own = _classes.total(_numerics.where(labels.hot, logits, 0), axes, axis_name)
-    others = _numerics.where(~labels.hot, jnp.exp(logits - peak), 0)
+    own = _classes.at_label(logits, labels, axes, axis_name)
+    others = _classes.total(_exp_of_others(logits, peak, labels), axes, axis_name)
     # What the label adds is left to log1p, so that it does not swallow what the others add.
-    log_sum = jnp.log1p(_classes.total(others, axes, axis_name) + jnp.expm1(own - peak))
+    log_sum = jnp.log1p(others + jnp.expm1(own - peak))
     return jnp.where(labels.bad, jnp.nan, (peak - own) + log_sum), log_sum
+
+
+def _exp_of_others(logits, peak, labels):
+    exps = jnp.exp(jnp.where(labels.present, logits, 0) - peak)
+    return _numerics.where(~labels.hot, exps, 0)
 
 
 @_surprise.defjvp
 def _surprise_jvp(axes, axis_name, primals, tangents):
-    # Autodiff's p - 1 at the label cancels to 0 where the model is confident.
+    # Autodiff's p - 1 at the label cancels to 0 where the model is confident. The exponentials are
+    # written as in the value, so that the compiler makes and stores them once.
     logits, peak, labels = primals
     surprise, log_sum = _surprise(*primals, axes, axis_name)
-    p = jnp.exp(-log_sum) * jnp.exp(logits - peak)
-    gradient = jnp.where(labels.hot, jnp.expm1(-surprise), p)
-    gradient = gradient * jnp.where(labels.bad, jnp.nan, 1).astype(p.dtype)
-
-    def along(gradient):
-        return _classes.total(gradient * tangents[0], axes, axis_name)
-
-    return (surprise, log_sum), (along(gradient), along(p))
+    scale = jnp.where(labels.bad, jnp.nan, jnp.where(labels.present, jnp.exp(-log_sum), 0))
+    others = _exp_of_others(logits, peak, labels) * scale
+    gradient = jnp.where(labels.hot, jnp.expm1(-surprise), others)
+    p = jnp.where(labels.hot, jnp.exp(-surprise), others)
+    totals = (_classes.total(x * tangents[0], axes, axis_name) for x in (gradient, p))
+    return (surprise, log_sum), tuple(totals)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _cross_entropy(logits, labels, axes, axis_name):
-    """Σ_c labels_c (lse - logits_c)."""
-    peak, _, log_sum = _log_normalizer(logits, axes, axis_name)
-    surprise = (peak - logits) + log_sum
-    return _classes.total(_numerics.product(labels, surprise), axes, axis_name)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _below_peak(logits, labels, peak, present, axes, axis_name):
+    """Σ_c labels_c (peak - logits_c)."""
+    parts = jnp.where(present & (labels != 0), labels * (peak - logits), 0)
+    return _classes.total(parts, axes, axis_name)
+
+
+@_below_peak.defjvp
+def _below_peak_jvp(axes, axis_name, primals, tangents):
+    # Autodiff would multiply the NaN that absent examples may hold by 0.
+    logits, labels, peak, present = primals
+    below = jnp.where(present, peak - logits, 0)
+    parts = _numerics.silenced(labels, below) * tangents[1] - labels * tangents[0]
+    tangent = _classes.total(jnp.where(present, parts, 0), axes, axis_name)
+    return _below_peak(*primals, axes, axis_name), tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _cross_entropy(logits, labels, peak, present, axes, axis_name):
+    """Σ_c labels_c (lse - logits_c), and log Σ exp(logits - peak), accurate down to 0."""
+    exps = _exp(logits, peak, present)
+    total = _classes.total(exps, axes, axis_name)
+    # The largest logits contribute exactly 1 each. Below 2 there is one of them, and left to log1p
+    # it does not swallow what the others add.
+    others = _classes.total(exps - jnp.floor(exps), axes, axis_name)
+    log_sum = jnp.where(total < 2, jnp.log1p(others), jnp.log(total))
+    mass = _classes.total(labels, axes, axis_name)
+    below_peak = _below_peak(logits, labels, peak, present, axes, axis_name)
+    return below_peak + _numerics.product(mass, log_sum), log_sum
+
+
+def _exp(logits, peak, present):
+    return jnp.exp(jnp.where(present, logits, 0) - peak)
 
 
 def _cross_entropy_jvp(axes, axis_name, primals, tangents):
     # Autodiff's p Σ labels - labels cancels as well; p - 1 is taken apart instead, as
     # (exp(-log_sum) - 1) + exp(-log_sum) (exps - 1).
-    (logits, labels), (logits_dot, labels_dot) = primals, tangents
-    losses = _cross_entropy(logits, labels, axes, axis_name)
-    peak, exps, log_sum = _log_normalizer(logits, axes, axis_name)
-    parts = jnp.zeros_like(logits)
-    if not isinstance(logits_dot, SymbolicZero):
-        scale = jnp.exp(-log_sum)
+    logits, labels, peak, present = primals
+    losses, log_sum = _cross_entropy(*primals, axes, axis_name)
+    exps, scale = _exp(logits, peak, present), jnp.exp(-log_sum)
+    parts = log_parts = jnp.zeros_like(logits)
+    if not isinstance(tangents[0], SymbolicZero):
         p_minus_1 = jnp.expm1(-log_sum) + scale * (exps - 1)
         mass = _classes.total(labels, axes, axis_name)
         gradient = (mass - labels) * (scale * exps) + labels * p_minus_1
-        parts = gradient * logits_dot
-    if not isinstance(labels_dot, SymbolicZero):
-        surprise = (peak - logits) + log_sum
-        parts = parts + _numerics.silenced(labels, surprise) * labels_dot
-    return losses, _classes.total(parts, axes, axis_name)
+        parts = jnp.where(present, gradient, 0) * tangents[0]
+        log_parts = jnp.where(present, scale * exps, 0) * tangents[0]
+    if not isinstance(tangents[1], SymbolicZero):
+        surprise = jnp.where(present, (peak - logits) + log_sum, 0)
+        parts = parts + _numerics.silenced(labels, surprise) * tangents[1]
+    totals = (_classes.total(x, axes, axis_name) for x in (parts, log_parts))
+    return (losses, log_sum), tuple(totals)
 
 
 _cross_entropy.defjvp(_cross_entropy_jvp, symbolic_zeros=True)

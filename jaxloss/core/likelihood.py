@@ -103,7 +103,7 @@ def poisson_nll_loss(
     _checks.same_shape(predictions=predictions, targets=targets)
     _checks.require(targets >= 0, "targets", "be counts of 0 or more")
     if log_input:
-        losses = jnp.exp(predictions) - _numerics.product(targets, predictions)
+        losses = _poisson(predictions, targets)
     else:
         _checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
         eps = _checks.hyper_parameter("eps", eps, predictions)
@@ -114,6 +114,18 @@ def poisson_nll_loss(
         stirling = y * jnp.log(y) - y + 0.5 * jnp.log(2 * math.pi * y)
         losses = losses + jnp.where(above_1, stirling, 0)
     return losses
+
+
+@jax.custom_jvp
+def _poisson(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.where(y == 0, jnp.exp(x), jnp.exp(x) - y * x)
+
+
+@_poisson.defjvp
+def _poisson_jvp(primals, tangents):
+    (x, y), (x_dot, y_dot) = primals, tangents
+    tangent = (jnp.exp(_numerics.again(x)) - y) * x_dot - _numerics.silenced(y, x) * y_dot
+    return _poisson(x, y), tangent
 
 
 @public(static=("full",), domain={"eps": _checks.NON_NEGATIVE})
@@ -165,11 +177,30 @@ def gaussian_nll_loss(
         variances = _checks.broadcast("variances", variances, predictions, same_rank=True)
     _checks.require(variances >= 0, "variances", "be 0 or more")
     eps = _checks.hyper_parameter("eps", eps, predictions)
-    raised = variances + lax.stop_gradient(eps - variances)
-    v = jnp.where(variances < eps, raised, variances)
-    error = predictions - targets
-    losses = 0.5 * (jnp.log(v) + error * _numerics.quotient(error, v))
+    losses = _gaussian(predictions, targets, variances, eps)
     return losses + 0.5 * math.log(2 * math.pi) if full else losses
+
+
+@jax.custom_jvp
+def _gaussian(x: jax.Array, y: jax.Array, variance: jax.Array, eps: jax.Array) -> jax.Array:
+    v, error = _raised(variance, eps), x - y
+    return 0.5 * (jnp.log(v) + error * (error / v))
+
+
+@_gaussian.defjvp
+def _gaussian_jvp(primals, tangents):
+    # Autodiff would not reach a variance below eps, and squares v, which overflows where the
+    # derivative does not.
+    x, y, variance, eps = primals
+    v, error = _raised(variance, eps), _numerics.again(x) - y
+    ratio = _numerics.quotient(error, v)
+    by_variance = 0.5 * _numerics.quotient(tangents[2] - error * (ratio * tangents[2]), v)
+    return _gaussian(*primals), ratio * (tangents[0] - tangents[1]) + by_variance
+
+
+def _raised(variance, eps):
+    """max(variance, eps) with the derivative 1 everywhere."""
+    return variance + lax.stop_gradient(jnp.maximum(eps - variance, 0))
 
 
 @public(static=("axis",))

@@ -46,8 +46,24 @@ def hinge_embedding_loss(
     _checks.same_shape(distances=distances, targets=targets)
     _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
     margin = _checks.hyper_parameter("margin", margin, distances)
-    similar = jnp.where(targets != -1, distances, 0)
-    return similar + jnp.where(targets != 1, _numerics.hinge(margin - distances), 0)
+    return _hinge_embedding(distances, targets, margin)
+
+
+@jax.custom_jvp
+def _hinge_embedding(distances, targets, margin):
+    dissimilar = _numerics.hinge(margin - distances)
+    both = distances + dissimilar
+    return jnp.where(targets == 1, distances, jnp.where(targets == -1, dissimilar, both))
+
+
+@_hinge_embedding.defjvp
+def _hinge_embedding_jvp(primals, tangents):
+    # Autodiff would keep three arrays for the backward pass.
+    (distances, targets, margin), (distances_dot, _, margin_dot) = primals, tangents
+    inside = ((targets != 1) & (distances <= margin)).astype(distances.dtype)
+    by_distance = (targets != -1).astype(distances.dtype) - inside
+    tangent = by_distance * distances_dot + inside * margin_dot
+    return _hinge_embedding(*primals), tangent
 
 
 @public()

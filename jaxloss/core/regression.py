@@ -107,12 +107,23 @@ def huber_loss(
     Source: Huber, Robust estimation of a location parameter (1964).
     """
     error = _errors(predictions, targets)
-    delta = _checks.hyper_parameter("delta", delta, error)
+    return _huber(error, _checks.hyper_parameter("delta", delta, error))
+
+
+@jax.custom_jvp
+def _huber(error: jax.Array, delta: jax.Array) -> jax.Array:
+    size = _numerics.absolute(error)
+    return jnp.where(size < delta, 0.5 * jnp.square(error), delta * (size - 0.5 * delta))
+
+
+@_huber.defjvp
+def _huber_jvp(primals, tangents):
+    # Autodiff would keep several arrays for the backward pass, which needs the error alone.
+    (error, delta), (error_dot, delta_dot) = primals, tangents
     size = _numerics.absolute(error)
     small = size < delta
-    # Each branch sees a harmless error where the other is taken, so that none overflows.
-    near = jnp.where(small, error, 0)
-    return 0.5 * jnp.square(near) + jnp.where(small, 0, delta * (size - 0.5 * delta))
+    clipped = jnp.where(small, error, delta * jnp.sign(error))
+    return _huber(error, delta), clipped * error_dot + jnp.where(small, 0, size - delta) * delta_dot
 
 
 @public(domain={"beta": _checks.NON_NEGATIVE})
@@ -144,9 +155,22 @@ def smooth_l1_loss(
     Source: Girshick, Fast R-CNN, arXiv:1504.08083.
     """
     error = _errors(predictions, targets)
-    beta = _checks.hyper_parameter("beta", beta, error)
+    return _smooth_l1(error, _checks.hyper_parameter("beta", beta, error))
+
+
+@jax.custom_jvp
+def _smooth_l1(error: jax.Array, beta: jax.Array) -> jax.Array:
     size = _numerics.absolute(error)
-    small = size < beta
-    near = jnp.where(small, error, 0)
-    curved = 0.5 * near * (near / jnp.where(beta == 0, 1, beta))
-    return curved + jnp.where(small, 0, size - 0.5 * beta)
+    curved = 0.5 * error * (error / jnp.where(beta == 0, 1, beta))
+    return jnp.where(size < beta, curved, size - 0.5 * beta)
+
+
+@_smooth_l1.defjvp
+def _smooth_l1_jvp(primals, tangents):
+    # As for the Huber loss.
+    (error, beta), (error_dot, beta_dot) = primals, tangents
+    small = _numerics.absolute(error) < beta
+    ratio = jnp.where(small, error, 0) / jnp.where(beta == 0, 1, beta)
+    by_error = jnp.where(small, ratio, jnp.sign(error))
+    by_beta = -0.5 * jnp.where(small, jnp.square(ratio), 1)
+    return _smooth_l1(error, beta), by_error * error_dot + by_beta * beta_dot
