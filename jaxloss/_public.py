@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from jaxloss import _checks
 
@@ -48,16 +50,21 @@ def public(
             position = positions[argument]
             return args[position] if position < len(args) else kwargs.get(argument)
 
-        @functools.wraps(fun)
-        def traced(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _checks.speaking_for(caller):
-                for argument, rule in domain.items():
-                    value = given(argument, args, kwargs)
-                    if value is not None:
-                        rule.check_traced(argument, value)
-                return fun(*args, **kwargs)
+        def program(caller: _checks.Caller) -> Callable[P, R]:
+            @functools.wraps(fun)
+            def traced(*args: P.args, **kwargs: P.kwargs) -> R:
+                with _checks.speaking_for(caller):
+                    for argument, rule in domain.items():
+                        value = given(argument, args, kwargs)
+                        if value is not None:
+                            rule.check_traced(argument, value)
+                    return fun(*args, **kwargs)
 
-        compiled = jax.jit(traced, static_argnames=static)
+            return jax.jit(traced, static_argnames=static)
+
+        compiled = program(caller)
+        # A program that could be checkified is called the slow way, even where it is not.
+        direct = program(dataclasses.replace(caller, checkified=False))
 
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,7 +79,7 @@ def public(
                     with _checks.speaking_for(caller):
                         rule.check_concrete(argument, value)
             try:
-                return compiled(*args, **kwargs)
+                return (direct if _is_direct() else compiled)(*args, **kwargs)
             except ValueError:
                 for argument in static:
                     value = given(argument, args, kwargs)
@@ -85,6 +92,14 @@ def public(
         return call
 
     return decorate
+
+
+_OUTSIDE = get_opaque_trace_state()
+
+
+def _is_direct() -> bool:
+    """Whether the call is from outside of every transformation."""
+    return get_opaque_trace_state() == _OUTSIDE
 
 
 def is_absent(value: object) -> bool:
