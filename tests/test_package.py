@@ -1,10 +1,15 @@
-"""The package as a whole: what imports what, its types."""
+"""The package as a whole: what imports what, how it is built, its types."""
 
 import ast
+import email
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
 
 import pytest
 
@@ -69,6 +74,40 @@ def test_imports_point_one_way(name):
 def test_import_brings_only_what_it_needs(statement, absent):
     code = f"import sys; {statement}; sys.exit({absent!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+def build(kind, source, folder):
+    """The file that hatchling makes of a source tree, without a network."""
+    code = f"import hatchling.build as h; h.build_{kind}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=source, capture_output=True)
+    (file,) = folder.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return file
+
+
+def test_package_builds(tmp_path):
+    name = f"jaxloss-{jaxloss.__version__}"
+    with tarfile.open(build("sdist", ROOT.parent, tmp_path)) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    source = tmp_path / name
+    assert (source / "tests").is_dir()  # It can be tested, too.
+    with zipfile.ZipFile(build("wheel", source, tmp_path)) as wheel:
+        files = {*wheel.namelist()}
+        metadata = email.message_from_bytes(wheel.read(f"{name}.dist-info/METADATA"))
+    modules = {str(path.relative_to(ROOT.parent)) for path in ROOT.rglob("*.py")}
+    described = {"METADATA", "WHEEL", "RECORD", "licenses/LICENSE"}
+    assert files == {*modules, "jaxloss/py.typed"} | {f"{name}.dist-info/{x}" for x in described}
+    assert metadata["Version"] == jaxloss.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+
+
+def test_version_is_written_once():
+    root = ROOT.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert "version" in project["dynamic"]
+    assignment = re.compile(r"^ *(__version__|VERSION|version)\b.*[\"']\d+\.\d+", re.MULTILINE)
+    places = [path for path in ROOT.rglob("*.py") if assignment.search(path.read_text())]
+    assert places == [ROOT / "__init__.py"]
 
 
 MISTAKES = """
