@@ -1,7 +1,9 @@
 """The documentation: its examples run, its links lead somewhere, and it leaves nothing out."""
 
+import dataclasses
 import doctest
 import importlib
+import inspect
 import pathlib
 import pkgutil
 import re
@@ -10,6 +12,9 @@ import pytest
 
 import jaxloss
 import jaxloss.functional
+import jaxloss.linen
+import jaxloss.nnx
+from jaxloss import _modules
 
 PACKAGE = pathlib.Path(str(jaxloss.__file__)).parent
 ROOT = PACKAGE.parent
@@ -74,13 +79,55 @@ def test_diffs_of_the_porting_guide_are_those_of_the_files():
                 assert line[1:] in text[sign]
 
 
-SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Source:")
+SECTIONS = "Args Returns Raises Example Source".split()
 
 
-@pytest.mark.parametrize("module", [jaxloss, jaxloss.functional], ids=lambda m: m.__name__)
-def test_documentation_is_complete(module):
-    for name, value in vars(module).items():
-        if callable(value) and not name.startswith("_"):
-            text = str(value.__doc__)
-            assert not [s for s in SECTIONS if s not in text and name != "reduce"], name
-            assert ">>>" in text
+def sections(text):
+    """The sections of a docstring by name."""
+    parts = re.split(r"^([A-Z]\w+):", inspect.cleandoc(text), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def check(text, names, parameters):
+    """All sections are there in their order, and the arguments are the parameters."""
+    found = sections(text)
+    assert [*found] == [*names]
+    assert all(part.strip() for part in found.values())
+    assert ">>>" in found["Example"]
+    assert re.findall(r"^  (\w+): ", found["Args"], re.MULTILINE) == [*parameters]
+
+
+def public(module):
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if not name.startswith("_") and str(getattr(value, "__module__", "")).startswith("jaxloss")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("door", "name"),
+    [(d, name) for d in (jaxloss, jaxloss.functional) for name, _ in public(d)],
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_documentation_of_a_function(door, name):
+    function = getattr(door, name)
+    check(function.__doc__, SECTIONS, inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in public(jaxloss.nnx)])
+def test_documentation_of_a_class(name):
+    plain = getattr(_modules, name)
+    flax = [getattr(door, name) for door in (jaxloss.nnx, jaxloss.linen)]
+    assert [cls.__doc__ for cls in flax] == [plain.__doc__] * 2  # Written once.
+    fields = [field.name for field in dataclasses.fields(plain) if field.init]
+    own = set(inspect.signature(flax[0].__init__).parameters) - {*fields, "self"}
+    assert own <= {"rngs"}
+    names = [section for section in SECTIONS if section != "Returns"]
+    check(plain.__doc__, names, [*fields, *own])
+
+
+def test_every_public_name_is_checked():
+    assert len(public(jaxloss)) > 25
+    assert len(public(jaxloss.functional)) > 20
+    assert [n for n, _ in public(jaxloss.nnx)] == [n for n, _ in public(jaxloss.linen)]
