@@ -60,6 +60,40 @@ def fail(error: type[Exception], argument: str, expectation: str, got: object) -
     raise error(f"{_said(argument)} must {expectation}, got {got}")
 
 
+def fail_for_type(argument: str, expectation: str, value: object) -> NoReturn:
+    """A TypeError for something that is no array and no number."""
+    kind = type(value)
+    got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    if hasattr(value, "__array__"):
+        expectation += " of JAX or numpy"  # Another library's, which has to be converted.
+    if isinstance(value, list | tuple):
+        got = f"a {got} that does not make one"
+    fail(TypeError, argument, expectation, got)
+
+
+def refuse_what_is_no_array(arguments: Mapping[str, tuple[Any, str]], single: set[str]) -> None:
+    """Names the first argument that JAX cannot take; each comes with what it must be.
+
+    Those in `single` must be one array each, the others may be trees of them. For use after JAX
+    has failed in its own words.
+    """
+    for name, (value, expectation) in arguments.items():
+        for leaf in jax.tree.leaves(value):
+            if not _abstract(lambda x: x, leaf):
+                fail_for_type(name, expectation, leaf)
+        if name in single and not _abstract(jnp.asarray, value):
+            fail_for_type(name, expectation, value)
+
+
+def _abstract(function: Callable[[Any], Any], value: object) -> bool:
+    """Whether the function takes what has the shapes and dtypes of `value`."""
+    try:
+        jax.eval_shape(function, value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class Domain:
     """The values that a hyper-parameter may take."""
@@ -113,20 +147,22 @@ def follower(name: str, value: ArrayLike | None, like: jax.Array) -> jax.Array |
     return None if value is None else _following(name, value, like)
 
 
-def _following(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
-    value = _array(name, value)
+def _following(
+    name: str, value: ArrayLike, like: jax.Array, expectation: str = "be an array"
+) -> jax.Array:
+    value = _array(name, value, expectation)
     if jnp.iscomplexobj(value):
         fail(TypeError, name, "be real", value.dtype)
     return value.astype(like.real.dtype)
 
 
-def _array(name: str, value: ArrayLike | None) -> jax.Array:
+def _array(name: str, value: ArrayLike | None, expectation: str = "be an array") -> jax.Array:
     try:
         if value is not None:
             return jnp.asarray(value)
     except TypeError:
         pass
-    fail(TypeError, name, "be an array", type(value).__name__)
+    fail_for_type(name, expectation, value)
 
 
 def _widened(value: jax.Array) -> Any:
@@ -165,7 +201,7 @@ def _fits(value: jax.Array, like: jax.Array, *, same_rank: bool) -> bool:
 
 def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
     """One number, in the dtype of `like`."""
-    value = _following(name, value, like)
+    value = _following(name, value, like, "be a number")
     if value.ndim:
         fail(ValueError, name, "be a number", f"shape {value.shape}")
     return value
@@ -173,7 +209,7 @@ def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
 
 def hyper_parameter(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
     """A number, or one number for each element of `like`, in its dtype."""
-    value = _following(name, value, like)
+    value = _following(name, value, like, "be a number or an array")
     if value.shape not in ((), like.shape):
         fail(ValueError, name, f"be a number or have shape {like.shape}", value.shape)
     return value
@@ -188,7 +224,10 @@ def mask(where: ArrayLike | None, name: str, like: jax.Array) -> jax.Array | Non
         fail(TypeError, "where", "be a boolean array", where.dtype)
     if not _fits(where, like, same_rank=True):
         rule = f"have the rank of {_known_as(name)} and broadcast to its shape {like.shape}"
-        fail(ValueError, "where", rule, where.shape)
+        got = str(where.shape)
+        if where.ndim < like.ndim and where.shape == like.shape[: where.ndim]:
+            got += f": write `where[{', '.join(['...', *['None'] * (like.ndim - where.ndim)])}]`"
+        fail(ValueError, "where", rule, got)
     return where
 
 
