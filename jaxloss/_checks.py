@@ -156,11 +156,28 @@ def _following(
     return value.astype(like.real.dtype)
 
 
+def buffer(name: str, value: Any) -> jax.Array:
+    """An array to keep, of what a call would take as one."""
+    if not all(_abstract(lambda x: x, leaf) for leaf in jax.tree.leaves(value)):
+        fail_for_type(name, "be an array", value)
+    return _array(name, value)
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """A Python integer that says how many there are of something."""
+    try:
+        holds = operator.index(value) >= least
+    except TypeError:
+        holds = False
+    if not holds:
+        fail(ValueError, name, f"be an integer of {least} or more", repr(value))
+
+
 def _array(name: str, value: ArrayLike | None, expectation: str = "be an array") -> jax.Array:
     try:
         if value is not None:
             return jnp.asarray(value)
-    except TypeError:
+    except (TypeError, ValueError):
         pass
     fail_for_type(name, expectation, value)
 

@@ -72,10 +72,13 @@ class Loss:
         if size_average is not None or reduce is not None:
             self.reduction = legacy_reduction(size_average, reduce, stacklevel=3)
             self.size_average = self.reduce = None
-        for buffer in ("weight", "pos_weight"):
-            if fields.get(buffer) is not None:
-                setattr(self, buffer, jnp.asarray(_array(fields[buffer])))
         with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+            for buffer in ("weight", "pos_weight"):
+                if fields.get(buffer) is not None:
+                    array = _checks.buffer(buffer, _array(fields[buffer]))
+                    if isinstance(fields[buffer], list | tuple):
+                        delattr(self, buffer)  # NNX would not put an array where a list was.
+                    setattr(self, buffer, array)
             self._check()
         then = getattr(super(), "__post_init__", None)
         if then:
@@ -948,8 +951,8 @@ class LinearCrossEntropyLoss(Loss):
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
-      ValueError: the reduction is unknown, `weight` has another shape, or `label_smoothing` is not
-        in [0, 1]. A call raises what the function raises.
+      ValueError: the reduction is unknown, a size is negative or no integer, `weight` has another
+        shape, or `label_smoothing` is not in [0, 1]. A call raises what the function raises.
 
     Example:
       >>> import jax
@@ -978,6 +981,8 @@ class LinearCrossEntropyLoss(Loss):
 
     def _check(self) -> None:
         super()._check()
+        _checks.count("in_features", self.in_features, 0)
+        _checks.count("num_classes", self.num_classes, 1)
         wanted = (self.num_classes,)
         if self.weight is not None and jnp.shape(self.weight) != wanted:
             _checks.fail(ValueError, "weight", f"have shape {wanted}", jnp.shape(self.weight))
@@ -1030,9 +1035,9 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
-      ValueError: `cutoffs` are no increasing integers in [1, n_classes - 1], `div_value` is not
-        positive, or it leaves a cluster without features. A call raises what
-        `jaxloss.adaptive_softmax_cross_entropy` raises.
+      ValueError: a size is too small or no integer, `cutoffs` are no increasing integers in
+        [1, n_classes - 1], `div_value` is not positive, or it leaves a cluster without features. A
+        call raises what `jaxloss.adaptive_softmax_cross_entropy` raises.
 
     Example:
       >>> import jax.numpy as jnp
@@ -1065,6 +1070,8 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
     head_bias: bool = False
 
     def _check(self) -> None:
+        _checks.count("in_features", self.in_features, 1)
+        _checks.count("n_classes", self.n_classes, 2)
         try:
             cutoffs = tuple(map(operator.index, self.cutoffs))
         except TypeError:
