@@ -57,7 +57,8 @@ def _known_as(argument: str) -> str:
 
 
 def fail(error: type[Exception], argument: str, expectation: str, got: object) -> NoReturn:
-    raise error(f"{_said(argument)} must {expectation}, got {got}")
+    # Alone: what failed on the way here, in JAX's words, would stand above it.
+    raise error(f"{_said(argument)} must {expectation}, got {got}") from None
 
 
 def fail_for_type(argument: str, expectation: str, value: object) -> NoReturn:

@@ -41,9 +41,9 @@ def public(
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
         caller = _checks.Caller(name or fun.__name__, names or {})
         signature = inspect.signature(fun)
-        positions = {arg: i for i, arg in enumerate(signature.parameters)}
-        positions = {arg: positions[arg] for arg in (*domain, *static)}
         parameters = signature.parameters
+        positions = {arg: i for i, arg in enumerate(parameters)}
+        positions = {arg: positions[arg] for arg in (*domain, *static)}
         required = [
             a for a, p in parameters.items() if p.default is p.empty and p.annotation == "ArrayLike"
         ]
@@ -59,7 +59,7 @@ def public(
                 bound = signature.bind(*args, **kwargs).arguments
             except TypeError:
                 return  # Python's words for a wrong call are good.
-            for argument in {*static} & {*bound}:
+            for argument in (argument for argument in static if argument in bound):
                 rule = "be a Python value, for it shapes the computation"
                 if isinstance(bound[argument], jax.Array):
                     _checks.fail(TypeError, argument, rule, "an array")
