@@ -73,7 +73,7 @@ def summary(records: Sequence[Record]) -> str:
     for record in records:
         if record["group"] == "calls":
             continue
-        first, *peers = record["contenders"]
+        _, *peers = record["contenders"]
         for peer in peers:
             name = peer["name"] if peer["name"].startswith("torch") else "in JAX"
             ratios.setdefault(name, []).append(peer["ratio"])

@@ -58,7 +58,42 @@ def _known_as(argument: str) -> str:
 
 
 def fail(error: type[Exception], argument: str, expectation: str, got: object) -> NoReturn:
-    raise error(f"{_said(argument)} must {expectation}, got {got}")
+    # Alone: what failed on the way here, in JAX's words, would stand above it.
+    raise error(f"{_said(argument)} must {expectation}, got {got}") from None
+
+
+def fail_for_type(argument: str, expectation: str, value: object) -> NoReturn:
+    """A TypeError for something that is no array and no number."""
+    kind = type(value)
+    got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    if hasattr(value, "__array__"):
+        expectation += " of JAX or numpy"  # Another library's, which has to be converted.
+    if isinstance(value, list | tuple):
+        got = f"a {got} that does not make one"
+    fail(TypeError, argument, expectation, got)
+
+
+def refuse_what_is_no_array(arguments: Mapping[str, tuple[Any, str]], single: set[str]) -> None:
+    """Names the first argument that JAX cannot take; each comes with what it must be.
+
+    Those in `single` must be one array each, the others may be trees of them. For use after JAX
+    has failed in its own words.
+    """
+    for name, (value, expectation) in arguments.items():
+        for leaf in jax.tree.leaves(value):
+            if not _abstract(lambda x: x, leaf):
+                fail_for_type(name, expectation, leaf)
+        if name in single and not _abstract(jnp.asarray, value):
+            fail_for_type(name, expectation, value)
+
+
+def _abstract(function: Callable[[Any], Any], value: object) -> bool:
+    """Whether the function takes what has the shapes and dtypes of `value`."""
+    try:
+        jax.eval_shape(function, value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,20 +152,39 @@ def follower(name: str, value: ArrayLike | None, like: jax.Array) -> jax.Array |
     return None if value is None else _following(name, value, like)
 
 
-def _following(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
-    value = _array(name, value)
+def _following(
+    name: str, value: ArrayLike, like: jax.Array, expectation: str = "be an array"
+) -> jax.Array:
+    value = _array(name, value, expectation)
     if jnp.iscomplexobj(value):
         fail(TypeError, name, "be real", value.dtype)
     return value.astype(like.real.dtype)
 
 
-def _array(name: str, value: ArrayLike | None) -> jax.Array:
+def buffer(name: str, value: Any) -> jax.Array:
+    """An array to keep, of what a call would take as one."""
+    if not all(_abstract(lambda x: x, leaf) for leaf in jax.tree.leaves(value)):
+        fail_for_type(name, "be an array", value)
+    return _array(name, value)
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """A Python integer that says how many there are of something."""
+    try:
+        holds = operator.index(value) >= least
+    except TypeError:
+        holds = False
+    if not holds:
+        fail(ValueError, name, f"be an integer of {least} or more", repr(value))
+
+
+def _array(name: str, value: ArrayLike | None, expectation: str = "be an array") -> jax.Array:
     try:
         if value is not None:
             return jnp.asarray(value)
-    except TypeError:
+    except (TypeError, ValueError):
         pass
-    fail(TypeError, name, "be an array", type(value).__name__)
+    fail_for_type(name, expectation, value)
 
 
 def _widened(value: jax.Array) -> Any:
@@ -169,7 +223,7 @@ def _fits(value: jax.Array, like: jax.Array, *, same_rank: bool) -> bool:
 
 def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
     """One number, in the dtype of `like`."""
-    value = _following(name, value, like)
+    value = _following(name, value, like, "be a number")
     if value.ndim:
         fail(ValueError, name, "be a number", f"shape {value.shape}")
     return value
@@ -177,7 +231,7 @@ def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
 
 def hyper_parameter(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
     """A number, or one number for each element of `like`, in its dtype."""
-    value = _following(name, value, like)
+    value = _following(name, value, like, "be a number or an array")
     if value.shape not in ((), like.shape):
         fail(ValueError, name, f"be a number or have shape {like.shape}", value.shape)
     return value
@@ -192,7 +246,10 @@ def mask(where: ArrayLike | None, name: str, like: jax.Array) -> jax.Array | Non
         fail(TypeError, "where", "be a boolean array", where.dtype)
     if not _fits(where, like, same_rank=True):
         rule = f"have the rank of {_known_as(name)} and broadcast to its shape {like.shape}"
-        fail(ValueError, "where", rule, where.shape)
+        got = str(where.shape)
+        if where.ndim < like.ndim and where.shape == like.shape[: where.ndim]:
+            got += f": write `where[{', '.join(['...', *['None'] * (like.ndim - where.ndim)])}]`"
+        fail(ValueError, "where", rule, got)
     return where
 
 

@@ -72,10 +72,13 @@ class Loss:
         if size_average is not None or reduce is not None:
             self.reduction = legacy_reduction(size_average, reduce, stacklevel=3)
             self.size_average = self.reduce = None
-        for buffer in ("weight", "pos_weight"):
-            if fields.get(buffer) is not None:
-                setattr(self, buffer, jnp.asarray(_array(fields[buffer])))
         with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+            for buffer in ("weight", "pos_weight"):
+                if fields.get(buffer) is not None:
+                    array = _checks.buffer(buffer, _array(fields[buffer]))
+                    if isinstance(fields[buffer], list | tuple):
+                        delattr(self, buffer)  # NNX would not put an array where a list was.
+                    setattr(self, buffer, array)
             self._check()
         then = getattr(super(), "__post_init__", None)
         if then:
@@ -94,12 +97,17 @@ class L1Loss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.L1Loss()
       >>> print(loss(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 4.0])))
       1.0
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html
     """
 
     size_average: bool | None = None
@@ -122,6 +130,9 @@ class NLLLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -129,6 +140,8 @@ class NLLLoss(Loss):
       >>> log_probs = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
       >>> print(f"{loss(log_probs, jnp.array([0, 1])):.4f}")
       0.3890
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html
     """
 
     weight: ArrayLike | None = None
@@ -149,7 +162,30 @@ class NLLLoss(Loss):
 
 @dataclasses.dataclass(eq=False)
 class NLLLoss2d(NLLLoss):
-    """Deprecated name of `NLLLoss`, which takes images as well."""
+    """Deprecated name of `NLLLoss`, which takes images as well.
+
+    Args:
+      weight: as in `NLLLoss`.
+      size_average: as in `NLLLoss`.
+      ignore_index: as in `NLLLoss`.
+      reduce: as in `NLLLoss`.
+      reduction: as in `NLLLoss`.
+
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
+    Example:
+      >>> import warnings
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> with warnings.catch_warnings(action="ignore"):  # A FutureWarning, as in torch.
+      ...     loss = nnx.NLLLoss2d()
+      >>> log_probs = jnp.log(jnp.array([[[[0.5, 0.25]], [[0.5, 0.75]]]]))
+      >>> print(f"{loss(log_probs, jnp.array([[[0, 1]]])):.4f}")
+      0.4904
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html
+    """
 
     def __post_init__(self) -> None:
         warnings.warn("NLLLoss2d is deprecated, please use NLLLoss", FutureWarning, stacklevel=3)
@@ -169,12 +205,17 @@ class PoissonNLLLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.PoissonNLLLoss()
       >>> print(f"{loss(jnp.array([0.0, 1.0]), jnp.array([2.0, 0.0])):.4f}")
       1.8591
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html
     """
 
     log_input: bool = True
@@ -205,12 +246,17 @@ class GaussianNLLLoss(Loss):
       eps: the least variance.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.GaussianNLLLoss()
       >>> print(loss(jnp.array([0.0, 1.0]), jnp.array([0.5, 1.0]), jnp.array([1.0, 1.0])))
       0.0625
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.GaussianNLLLoss.html
     """
 
     full: bool = dataclasses.field(default=False, kw_only=True)
@@ -233,6 +279,9 @@ class KLDivLoss(Loss):
       reduction: "none", "mean", "sum" or "batchmean"; the last is the divergence.
       log_target: whether targets are log probabilities.
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -240,6 +289,8 @@ class KLDivLoss(Loss):
       >>> input, target = jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[1.0, 0.0]])
       >>> print(f"{loss(input, target):.4f}")
       0.6931
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.KLDivLoss.html
     """
 
     size_average: bool | None = None
@@ -263,12 +314,17 @@ class MSELoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.MSELoss()
       >>> print(loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0])))
       2.0
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html
     """
 
     size_average: bool | None = None
@@ -290,12 +346,17 @@ class BCELoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.BCELoss()
       >>> print(f"{loss(jnp.array([0.5, 0.9]), jnp.array([1.0, 1.0])):.4f}")
       0.3993
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
     """
 
     weight: ArrayLike | None = None
@@ -322,12 +383,17 @@ class BCEWithLogitsLoss(Loss):
       pos_weight: weight of the positive targets, broadcastable to the shape of the input; a
         buffer, not trained.
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.BCEWithLogitsLoss(pos_weight=jnp.array([2.0]))
       >>> print(f"{loss(jnp.array([0.0, 2.0]), jnp.array([1.0, 0.0])):.4f}")
       1.7566
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
     """
 
     weight: ArrayLike | None = None
@@ -357,12 +423,17 @@ class HingeEmbeddingLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.HingeEmbeddingLoss()
       >>> print(loss(jnp.array([0.25, 0.25]), jnp.array([1.0, -1.0])))
       0.5
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html
     """
 
     margin: float = 1.0
@@ -384,6 +455,9 @@ class MultiLabelMarginLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -391,6 +465,8 @@ class MultiLabelMarginLoss(Loss):
       >>> input, target = jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([[3, 0, -1, 1]])
       >>> print(f"{loss(input, target):.4f}")
       0.8500
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html
     """
 
     size_average: bool | None = None
@@ -411,12 +487,17 @@ class SmoothL1Loss(Loss):
       reduction: "none", "mean" or "sum".
       beta: threshold between the squared and the absolute part; 0 gives the L1 loss.
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.SmoothL1Loss(beta=2.0)
       >>> print(loss(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])))
       1.125
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.SmoothL1Loss.html
     """
 
     size_average: bool | None = None
@@ -436,12 +517,17 @@ class HuberLoss(Loss):
       reduction: "none", "mean" or "sum".
       delta: threshold between the squared and the absolute part, above 0.
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.HuberLoss(delta=2.0)
       >>> print(loss(jnp.array([1.0, 3.0]), jnp.array([0.0, 0.0])))
       2.25
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.HuberLoss.html
     """
 
     reduction: Reduction = "mean"
@@ -460,12 +546,17 @@ class SoftMarginLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.SoftMarginLoss()
       >>> print(f"{loss(jnp.array([0.0, 2.0]), jnp.array([1.0, -1.0])):.4f}")
       1.4100
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html
     """
 
     size_average: bool | None = None
@@ -489,6 +580,9 @@ class CrossEntropyLoss(Loss):
       reduction: "none", "mean" or "sum".
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -496,6 +590,8 @@ class CrossEntropyLoss(Loss):
       >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
       >>> print(f"{loss(logits, jnp.array([0, -100])):.4f}")
       0.3995
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
     """
 
     weight: ArrayLike | None = None
@@ -527,6 +623,9 @@ class MultiLabelSoftMarginLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -534,6 +633,8 @@ class MultiLabelSoftMarginLoss(Loss):
       >>> input, target = jnp.array([[1.0, -2.0, 0.0]]), jnp.array([[1.0, 0.0, 1.0]])
       >>> print(f"{loss(input, target):.4f}")
       0.3778
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelSoftMarginLoss.html
     """
 
     weight: ArrayLike | None = None
@@ -558,6 +659,9 @@ class CosineEmbeddingLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -565,6 +669,8 @@ class CosineEmbeddingLoss(Loss):
       >>> x1, x2 = jnp.array([[3.0, 4.0], [3.0, 4.0]]), jnp.array([[4.0, 3.0], [4.0, 3.0]])
       >>> print(f"{loss(x1, x2, jnp.array([1.0, -1.0])):.4f}")
       0.2500
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html
     """
 
     margin: float = 0.0
@@ -589,12 +695,17 @@ class MarginRankingLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.MarginRankingLoss(margin=0.25)
       >>> print(loss(jnp.array([2.0, 0.5]), jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0])))
       0.375
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html
     """
 
     margin: float = 0.0
@@ -621,12 +732,18 @@ class MultiMarginLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown, `p` is neither 1 nor 2, or `weight` is no vector. A call
+        raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
       >>> loss = nnx.MultiMarginLoss()
       >>> print(f"{loss(jnp.array([[0.1, 0.2, 0.4, 0.8]]), jnp.array([3])):.4f}")
       0.3250
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html
     """
 
     p: int = 1
@@ -667,6 +784,10 @@ class TripletMarginLoss(Loss):
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown or `margin` is not positive. A call raises what the
+        function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -674,6 +795,8 @@ class TripletMarginLoss(Loss):
       >>> anchor, positive = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]])
       >>> print(f"{loss(anchor, positive, jnp.array([[1.5, 0.0]])):.4f}")
       0.5000
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.TripletMarginLoss.html
     """
 
     margin: float = 1.0
@@ -713,6 +836,10 @@ class TripletMarginWithDistanceLoss(Loss):
       swap: whether a negative closer to the positive than to the anchor counts from there.
       reduction: "none", "mean" or "sum".
 
+    Raises:
+      ValueError: the reduction is unknown or `margin` is not positive. A call raises what the
+        function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -722,6 +849,8 @@ class TripletMarginWithDistanceLoss(Loss):
       >>> anchor, positive = jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 1.0]])
       >>> print(loss(anchor, positive, jnp.array([[1.5, 0.5]])))
       1.0
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.TripletMarginWithDistanceLoss.html
     """
 
     distance_function: Callable[[Any, Any], jax.Array] | None = dataclasses.field(
@@ -758,6 +887,9 @@ class CTCLoss(Loss):
         lengths.
       zero_infinity: whether to make infinite losses 0.
 
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxloss import nnx
@@ -765,6 +897,8 @@ class CTCLoss(Loss):
       >>> log_probs = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
       >>> print(jnp.exp(-loss(log_probs, jnp.array([1]), 2, 1)))
       0.3125
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CTCLoss.html
     """
 
     blank: int = 0
@@ -814,6 +948,11 @@ class LinearCrossEntropyLoss(Loss):
       ignore_index: the class index of targets that do not take part, -100 by default.
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
       chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
+      rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
+
+    Raises:
+      ValueError: the reduction is unknown, a size is negative or no integer, `weight` has another
+        shape, or `label_smoothing` is not in [0, 1]. A call raises what the function raises.
 
     Example:
       >>> import jax
@@ -825,6 +964,8 @@ class LinearCrossEntropyLoss(Loss):
       >>> parameters = {"params": {"linear": {"weight": weight}}}
       >>> print(f"{loss.apply(parameters, features, jnp.array([1, 3])):.4f}")
       0.8976
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html
     """
 
     in_features: int
@@ -840,6 +981,8 @@ class LinearCrossEntropyLoss(Loss):
 
     def _check(self) -> None:
         super()._check()
+        _checks.count("in_features", self.in_features, 0)
+        _checks.count("num_classes", self.num_classes, 1)
         wanted = (self.num_classes,)
         if self.weight is not None and jnp.shape(self.weight) != wanted:
             _checks.fail(ValueError, "weight", f"have shape {wanted}", jnp.shape(self.weight))
@@ -889,6 +1032,12 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
       cutoffs: the first class of each cluster, increasing, in [1, n_classes - 1].
       div_value: each cluster has so many times fewer features than what comes before it.
       head_bias: whether the head has a bias.
+      rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
+
+    Raises:
+      ValueError: a size is too small or no integer, `cutoffs` are no increasing integers in
+        [1, n_classes - 1], `div_value` is not positive, or it leaves a cluster without features. A
+        call raises what `jaxloss.adaptive_softmax_cross_entropy` raises.
 
     Example:
       >>> import jax.numpy as jnp
@@ -910,6 +1059,8 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
       [-0.6803 -1.4935] 1.0869
       >>> print(loss.apply({"params": parameters}, features, method="predict"))
       [1 0]
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.AdaptiveLogSoftmaxWithLoss.html
     """
 
     in_features: int
@@ -919,6 +1070,8 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
     head_bias: bool = False
 
     def _check(self) -> None:
+        _checks.count("in_features", self.in_features, 1)
+        _checks.count("n_classes", self.n_classes, 2)
         try:
             cutoffs = tuple(map(operator.index, self.cutoffs))
         except TypeError:

@@ -42,18 +42,49 @@ def public(
 
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
         caller = _checks.Caller(name or fun.__name__, names or {})
-        positions = {arg: i for i, arg in enumerate(inspect.signature(fun).parameters)}
+        signature = inspect.signature(fun)
+        parameters = signature.parameters
+        positions = {arg: i for i, arg in enumerate(parameters)}
         positions = {arg: positions[arg] for arg in (*domain, *static)}
+        required = [
+            a for a, p in parameters.items() if p.default is p.empty and p.annotation == "ArrayLike"
+        ]
 
         def given(argument: str, args: tuple, kwargs: dict[str, Any]) -> Any:
             """The value passed for `argument`; None stands for the default, which is sound."""
             position = positions[argument]
             return args[position] if position < len(args) else kwargs.get(argument)
 
+        def explain(args: tuple, kwargs: dict[str, Any]) -> None:
+            """Raises in this function's words what JAX said in its own, as far as it is known."""
+            try:
+                bound = signature.bind(*args, **kwargs).arguments
+            except TypeError:
+                return  # Python's words for a wrong call are good.
+            for argument in (argument for argument in static if argument in bound):
+                rule = "be a Python value, for it shapes the computation"
+                if isinstance(bound[argument], jax.Array):
+                    _checks.fail(TypeError, argument, rule, "an array")
+                if bound[argument].__hash__ is None:
+                    rule = "be hashable, for it shapes the computation"
+                    _checks.fail(TypeError, argument, rule, repr(bound[argument]))
+            _checks.refuse_what_is_no_array(
+                {
+                    argument: (value, expectation(parameters[argument]))
+                    for argument, value in bound.items()
+                    if value is not None and argument not in static
+                },
+                {argument for argument in bound if is_array(parameters[argument])},
+            )
+
         def program(caller: _checks.Caller) -> Callable[P, R]:
             @functools.wraps(fun)
             def traced(*args: P.args, **kwargs: P.kwargs) -> R:
                 with _checks.speaking_for(caller):
+                    passed = dict(zip(parameters, args, strict=False)) | kwargs
+                    for argument in required:
+                        if argument in passed and passed[argument] is None:
+                            _checks.fail_for_type(argument, "be an array", None)
                     for argument, rule in domain.items():
                         value = given(argument, args, kwargs)
                         if value is not None:
@@ -80,18 +111,25 @@ def public(
                         rule.check_concrete(argument, value)
             try:
                 return (direct if _is_direct() else compiled)(*args, **kwargs)
-            except ValueError:
-                for argument in static:
-                    value = given(argument, args, kwargs)
-                    if isinstance(value, jax.Array):
-                        with _checks.speaking_for(caller):
-                            rule = "be a Python value, for it shapes the computation"
-                            _checks.fail(TypeError, argument, rule, type(value).__name__)
+            except (TypeError, ValueError) as error:
+                if not str(error).startswith(f"{caller.function}: `"):
+                    with _checks.speaking_for(caller):
+                        explain(args, kwargs)
                 raise
 
         return call
 
     return decorate
+
+
+def is_array(parameter: inspect.Parameter) -> bool:
+    """Whether an argument is one array or number, by its annotation, and not a tree of them."""
+    return parameter.annotation in ("ArrayLike", "ArrayLike | None")
+
+
+def expectation(parameter: inspect.Parameter) -> str:
+    """What an argument must be that is no array: a number where the default is one."""
+    return "be a number" if isinstance(parameter.default, int | float) else "be an array"
 
 
 _OUTSIDE = get_opaque_trace_state()

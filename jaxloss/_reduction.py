@@ -62,6 +62,8 @@ def reduce(
       1.5
       >>> print(jaxloss.reduce(losses, weights=jnp.array([1.0, 1.0, 2.0])))
       3.75
+
+    Source: the weighted mean of https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
     """
     _checks.one_of("reduction", reduction, ("none", "mean", "sum", "batchmean"))
     if normalizer is not None and reduction != "mean":

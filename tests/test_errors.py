@@ -3,12 +3,14 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 # Wrong calls are the subject here.
 
+import inspect
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import LOSSES
 from jax.experimental import checkify
 
 import jaxloss
@@ -55,6 +57,80 @@ STATIC = [
         "mse_loss: `target` must be a floating-point array, got complex64",
     ),
     (lambda: F.mse_loss(None, X), TypeError, "mse_loss: `input` must be an array, got NoneType"),
+    (lambda: F.mse_loss(X, None), TypeError, "mse_loss: `target` must be an array, got NoneType"),
+    (
+        lambda: F.mse_loss(X, [[1.0], [1.0, 2.0]]),
+        TypeError,
+        "mse_loss: `target` must be an array, got a list that does not make one",
+    ),
+    (
+        lambda: jaxloss.huber_loss(X, X, delta="1"),
+        TypeError,
+        "huber_loss: `delta` must be a number, got str",
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy(X, X, label_smoothing=None),
+        TypeError,
+        "softmax_cross_entropy: `label_smoothing` must be a number, got NoneType",
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy(X, X, where=X[:, 0] > 0),
+        ValueError,
+        "softmax_cross_entropy: `where` must have the rank of `logits` and broadcast to its shape "
+        "(2, 3), got (2,): write `where[..., None]`",
+    ),
+    (
+        lambda: jaxloss.kl_divergence(X, X, axis=[0, 1]),
+        TypeError,
+        "kl_divergence: `axis` must be hashable, for it shapes the computation, got [0, 1]",
+    ),
+    (
+        lambda: F.l1_loss(X, X, reduction=X),
+        TypeError,
+        "l1_loss: `reduction` must be a Python value, for it shapes the computation, got an array",
+    ),
+    (
+        lambda: F.cross_entropy(X, Y, ignore_index=None),
+        TypeError,
+        "cross_entropy: `ignore_index` must be an integer, got None",
+    ),
+    (
+        lambda: jaxloss.triplet_margin_with_distance_loss(X, X, WIDE),
+        ValueError,
+        "triplet_margin_with_distance_loss: `negatives` must have `anchors`'s shape (2, 3), "
+        "got (2, 4)",
+    ),
+    (
+        lambda: F.triplet_margin_with_distance_loss(X, X, X, distance_function="l2"),
+        TypeError,
+        "triplet_margin_with_distance_loss: `distance_function` must be callable or None, got 'l2'",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X[:0], Y),
+        ValueError,
+        "linear_softmax_cross_entropy: `kernel` must hold a row for at least one class, got (0, 3)",
+    ),
+    (
+        lambda: jaxloss.adaptive_log_softmax(X, X, X),
+        TypeError,
+        "adaptive_log_softmax: `tail` must be a list that holds a projection and weights for each "
+        "cluster",
+    ),
+    (
+        lambda: jaxloss.ctc_loss(LOGITS, None, SPOKEN, PADDINGS),
+        TypeError,
+        "ctc_loss: `logit_paddings` must be an array, got NoneType",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, SPOKEN, LENGTHS, (2, 2), blank="-"),
+        TypeError,
+        "ctc_loss: `blank` must be an integer, got '-'",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME, [[1], [1, 2]], LENGTHS, (1, 2)),
+        TypeError,
+        "ctc_loss: `targets` must be an array, got a list that does not make one",
+    ),
     (
         lambda: F.l1_loss(X, X, weight=Y),
         ValueError,
@@ -465,6 +541,36 @@ def test_static_error(call, error, words):
         call()
     with pytest.raises(error, match=re.escape(words)):
         jax.eval_shape(call)  # Inside a trace as well.
+
+
+class Tensor:
+    """Another library's array."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones((2, 3))
+
+
+FUNCTIONS = {(jaxloss, loss.core): loss.inputs() for loss in LOSSES} | {
+    (F, loss.torch): loss.as_torch(*loss.inputs()) for loss in LOSSES if loss.torch
+}
+
+
+@pytest.mark.parametrize(
+    ("door", "name"), FUNCTIONS, ids=lambda part: getattr(part, "__name__", part)
+)
+def test_what_is_no_array_is_named(door, name):
+    function, args = getattr(door, name), FUNCTIONS[door, name]
+    for (argument, parameter), position in zip(
+        inspect.signature(function).parameters.items(), range(len(args)), strict=False
+    ):
+        faults = ["text", Tensor()] + ([None] if parameter.default is parameter.empty else [])
+        for fault in faults:
+            wrong = (*args[:position], fault, *args[position + 1 :])
+            with pytest.raises(TypeError) as caught:
+                function(*wrong)
+            beginning, _, got = str(caught.value).partition(", got ")
+            assert beginning.startswith(f"{name}: `{argument}` must be an array")
+            assert got == {str: "str", Tensor: f"{__name__}.Tensor"}.get(type(fault), "NoneType")
 
 
 @pytest.mark.parametrize(

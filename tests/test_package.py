@@ -1,18 +1,19 @@
-"""The package as a whole: what imports what, its documentation's examples, its types."""
+"""The package as a whole: what imports what, how it is built, its types."""
 
 import ast
-import doctest
-import importlib
+import email
 import pathlib
 import pkgutil
 import re
 import subprocess
 import sys
+import tarfile
+import tomllib
+import zipfile
 
 import pytest
 
 import jaxloss
-import jaxloss.functional
 
 ROOT = pathlib.Path(str(jaxloss.__file__)).parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(ROOT)], "jaxloss.")]
@@ -75,33 +76,38 @@ def test_import_brings_only_what_it_needs(statement, absent):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_the_documentation(name):
-    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.FAIL_FAST)
-    assert result.failed == 0
+def build(kind, source, folder):
+    """The file that hatchling makes of a source tree, without a network."""
+    code = f"import hatchling.build as h; h.build_{kind}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=source, capture_output=True)
+    (file,) = folder.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return file
 
 
-def test_code_of_the_readme(capsys):
-    text = (ROOT.parent / "README.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    exec(compile(code, "README.md", "exec"), {})
-    wanted = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
-    printed = capsys.readouterr().out.splitlines()
-    assert len(wanted) == len(printed) == 4
-    for line, beginning in zip(printed, wanted, strict=True):
-        assert line.startswith(beginning)
+def test_package_builds(tmp_path):
+    name = f"jaxloss-{jaxloss.__version__}"
+    with tarfile.open(build("sdist", ROOT.parent, tmp_path)) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    source = tmp_path / name
+    assert (source / "tests").is_dir()  # It can be tested, too.
+    with zipfile.ZipFile(build("wheel", source, tmp_path)) as wheel:
+        files = {*wheel.namelist()}
+        metadata = email.message_from_bytes(wheel.read(f"{name}.dist-info/METADATA"))
+    modules = {str(path.relative_to(ROOT.parent)) for path in ROOT.rglob("*.py")}
+    described = {"METADATA", "WHEEL", "RECORD", "licenses/LICENSE"}
+    assert files == {*modules, "jaxloss/py.typed"} | {f"{name}.dist-info/{x}" for x in described}
+    assert metadata["Version"] == jaxloss.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
 
 
-SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Source:")
-
-
-@pytest.mark.parametrize("module", [jaxloss, jaxloss.functional], ids=lambda m: m.__name__)
-def test_documentation_is_complete(module):
-    for name, value in vars(module).items():
-        if callable(value) and not name.startswith("_"):
-            text = str(value.__doc__)
-            assert not [s for s in SECTIONS if s not in text and name != "reduce"], name
-            assert ">>>" in text
+def test_version_is_written_once():
+    root = ROOT.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert "version" in project["dynamic"]
+    assignment = re.compile(r"^ *(__version__|VERSION|version)\b.*[\"']\d+\.\d+", re.MULTILINE)
+    places = [path for path in ROOT.rglob("*.py") if assignment.search(path.read_text())]
+    assert places == [ROOT / "__init__.py"]
 
 
 MISTAKES = """

@@ -155,9 +155,11 @@ class _Layers(NamedTuple):
 
 
 def _layers(inputs: ArrayLike, head: ArrayLike, tail: Tail, head_bias: ArrayLike | None) -> _Layers:
+    rule = "hold a projection and weights for each cluster"
+    if not isinstance(tail, list | tuple) or not all(isinstance(p, list | tuple) for p in tail):
+        _checks.fail_for_type("tail", f"be a list that {rule.replace('hold', 'holds')}", tail)
     for pair in tail:
         if len(pair) != 2:
-            rule = "hold a projection and weights for each cluster"
             _checks.fail(ValueError, "tail", rule, f"{len(pair)} arrays")
     named = {f"tail[{i}][{j}]": x for i, pair in enumerate(tail) for j, x in enumerate(pair)}
     named = {"inputs": inputs, "head": head} | named

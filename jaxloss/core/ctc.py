@@ -146,7 +146,11 @@ def sequences(
 
 
 def check_blank(name: str, blank: int, classes: int) -> None:
-    if not 0 <= operator.index(blank) < classes:
+    try:
+        known = 0 <= operator.index(blank) < classes
+    except TypeError:
+        _checks.fail(TypeError, name, "be an integer", repr(blank))
+    if not known:
         _checks.fail(ValueError, name, f"be a symbol in [0, {classes})", blank)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -260,13 +261,50 @@ def triplet_margin_with_distance_loss(
 
     Source: as `triplet_margin_loss`.
     """
-    distance = distance_function or pairwise_distance
+    return triplets(_DISTANCES, anchors, positives, negatives, distance_function, margin, swap)
+
+
+Distance = Callable[[Any, Any], jax.Array]
+
+
+def triplets(
+    defaults: tuple[Distance, Distance, Distance],
+    anchors: Any,
+    positives: Any,
+    negatives: Any,
+    distance_function: Distance | None,
+    margin: ArrayLike,
+    swap: bool,
+) -> jax.Array:
+    """One loss per triplet, with distances of one's own or the default ones."""
+    near, far, between = defaults if distance_function is None else (distance_function,) * 3
+    if not callable(near):
+        with _checks.speaking_for(_checks.Caller("triplet_margin_with_distance_loss", {})):
+            _checks.fail(TypeError, "distance_function", "be callable or None", repr(near))
     return _triplet_margin_with_distance_loss(
-        distance(anchors, positives),
-        distance(anchors, negatives),
-        distance(positives, negatives) if swap else None,
+        near(anchors, positives),
+        far(anchors, negatives),
+        between(positives, negatives) if swap else None,
         margin=margin,
     )
+
+
+def default_distances(*names: str) -> tuple[Distance, Distance, Distance]:
+    """`pairwise_distance` of each two, whose errors name the arguments of the triplet loss."""
+
+    def distance(x1: str, x2: str) -> Distance:
+        speaking = public(names={"x1": x1, "x2": x2}, name="triplet_margin_with_distance_loss")
+        return speaking(inspect.unwrap(pairwise_distance))
+
+    anchors, positives, negatives = names
+    return (
+        distance(anchors, positives),
+        distance(anchors, negatives),
+        distance(positives, negatives),
+    )
+
+
+_DISTANCES = default_distances("anchors", "positives", "negatives")
 
 
 @public(domain={"margin": _checks.POSITIVE}, name="triplet_margin_with_distance_loss")

@@ -146,6 +146,8 @@ def problem(
     features = inputs.shape[-1]
     if kernel.ndim != 2 or kernel.shape[1] != features:
         _checks.fail(ValueError, "kernel", f"have shape (C, {features})", kernel.shape)
+    if not len(kernel):
+        _checks.fail(ValueError, "kernel", "hold a row for at least one class", kernel.shape)
     classes = len(kernel)
     per_class = {
         name: _checks.follower(name, value, inputs)

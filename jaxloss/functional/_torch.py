@@ -139,6 +139,8 @@ def class_targets(
 
 def taking_part(labels: jax.Array, ignore_index: ArrayLike) -> jax.Array:
     """Whether each label is another than `ignore_index`."""
+    if ignore_index is None:
+        _checks.fail(TypeError, "ignore_index", "be an integer", None)
     ignored = jnp.asarray(ignore_index)
     if ignored.ndim or not jnp.issubdtype(ignored.dtype, jnp.integer):
         _checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())

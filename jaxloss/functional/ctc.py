@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.core
@@ -64,7 +65,7 @@ def ctc_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.ctc_loss.html
     """
-    if jnp.ndim(targets) == 1 and jnp.ndim(log_probs) == 3:
+    if _rank(targets) == 1 and _rank(log_probs) == 3:
         targets = _padded(targets, target_lengths, jnp.shape(log_probs)[1])
     return _ctc_loss(
         log_probs,
@@ -127,10 +128,21 @@ def _ctc_loss(
     return reduced(losses if batched else losses[0], reduction)
 
 
-def _lengths(lengths):
+def _rank(value):
+    """Its dimensions, None for lists of unequal rows; those are refused behind."""
+    try:
+        return np.ndim(value)
+    except ValueError:
+        return None
+
+
+def _lengths(lengths) -> Any:
     """Python integers as an array, so that other integers are no other program."""
-    if isinstance(lengths, int | Sequence):
-        return np.asarray(lengths, None if np.size(lengths) else np.int32)
+    if isinstance(lengths, int | Sequence) and not isinstance(lengths, str):
+        try:
+            return np.asarray(lengths, None if np.size(lengths) else np.int32)
+        except ValueError:  # Unequal rows, which are refused behind.
+            return lengths
     return lengths
 
 

@@ -229,10 +229,11 @@ def triplet_margin_with_distance_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.triplet_margin_with_distance_loss.html
     """
-    losses = core.triplet_margin_with_distance_loss(
-        anchor, positive, negative, distance_function=distance_function, margin=margin, swap=swap
-    )
+    losses = core.triplets(_DISTANCES, anchor, positive, negative, distance_function, margin, swap)
     return _reduced_triplets(losses, reduction=reduction)
+
+
+_DISTANCES = core.default_distances("anchor", "positive", "negative")
 
 
 @public(static=("reduction",), name="triplet_margin_with_distance_loss")
