@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,9 @@ def _softplus_jvp(primals, tangents):
 
 def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
     """The p-norm over `axes`, free of overflow and underflow, with gradient 0 at 0 for every p."""
+    if p == 2:
+        result = _euclidean(x, axes)
+        return result if keepdims else jnp.squeeze(result, axes)
     size = absolute(x)
     if p == 0:
         return jnp.sum((x != 0).astype(x.dtype), axes, keepdims=keepdims)
@@ -127,25 +131,78 @@ def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = Fals
         return jnp.min(size, axes, keepdims=keepdims, initial=jnp.inf)
     scale, zero = _scale(size, p, axes)
     ratio = size / scale
-    if p == 2:
-        powers = jnp.square(ratio)
-    else:
-        present = ratio > 0  # 0**(p - 1) is infinite for p < 1.
-        powers = jnp.where(present, jnp.where(present, ratio, 1) ** p, ratio)
+    present = ratio > 0  # 0**(p - 1) is infinite for p < 1.
+    powers = jnp.where(present, jnp.where(present, ratio, 1) ** p, ratio)
     total = jnp.where(zero, 1, jnp.sum(powers, axes, keepdims=True))
-    root = jnp.sqrt(total) if p == 2 else total ** (1 / p)
-    result = jnp.where(zero, 0, scale * root)
+    result = jnp.where(zero, 0, scale * total ** (1 / p))
     return result if keepdims else jnp.squeeze(result, axes)
 
 
-def normalize(x: jax.Array, axes: tuple[int, ...], eps: jax.Array) -> jax.Array:
-    """x / max(‖x‖₂, eps) without overflow or underflow; a zero vector stays 0 with gradient 0."""
-    scale, zero = _scale(absolute(x), 2, axes)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _euclidean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    parts = _direction(x, axes)
+    return parts.scale * parts.length
+
+
+@_euclidean.defjvp
+def _euclidean_jvp(axes, primals, tangents):
+    # Autodiff would keep the scaled vectors for the backward pass.
+    (x,), (x_dot,) = primals, tangents
+    parts = _direction(again(x), axes)
+    unit = parts.ratio / jnp.where(parts.zero, 1, parts.length)
+    return _euclidean(x, axes), jnp.sum(unit * x_dot, axes, keepdims=True)
+
+
+class _Direction(NamedTuple):
+    """Vectors as scale * ratio, ‖x‖ = scale * length; the scale has no derivative."""
+
+    ratio: jax.Array
+    scale: jax.Array
+    length: jax.Array
+    zero: jax.Array  # Whether the vector is 0; its length is then 0, with derivative 0.
+
+
+def _direction(x: jax.Array, axes: tuple[int, ...]) -> _Direction:
+    scale, zero = _scale(jnp.abs(x), 2, axes)
     ratio = x / scale
     total = jnp.sum(jnp.square(ratio), axes, keepdims=True)
-    length = jnp.sqrt(jnp.where(zero, 1, total))
-    floor = eps / scale
-    return jnp.where(zero, 0, ratio / jnp.where(length < floor, floor, length))
+    return _Direction(ratio, scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total))), zero)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)) without overflow or underflow, keeping `axes`.
+
+    0 with gradient 0 where a vector is 0.
+    """
+    one, two = _direction(x1, axes), _direction(x2, axes)
+    inner = jnp.sum(one.ratio * two.ratio, axes, keepdims=True)
+    return inner / (_divisor(one, eps) * _divisor(two, eps))
+
+
+@cosine.defjvp
+def _cosine_jvp(axes, primals, tangents):
+    # Autodiff would keep four arrays for the backward pass.
+    x1, x2, eps = primals
+    similarity = cosine(*primals, axes)
+    one, two = _direction(again(x1), axes), _direction(again(x2), axes)
+
+    def along(own: _Direction, other: _Direction, tangent: jax.Array) -> jax.Array:
+        divisor = _divisor(own, eps)
+        # A vector shorter than eps is divided by a constant.
+        turning = jnp.where(own.length < eps / own.scale, 0, similarity)
+        gradient = other.ratio / _divisor(other, eps) - turning * (own.ratio / divisor)
+        gradient = jnp.where(own.zero, 0, gradient)
+        return jnp.sum(gradient * (tangent / own.scale / divisor), axes, keepdims=True)
+
+    return similarity, along(one, two, tangents[0]) + along(two, one, tangents[1])
+
+
+def _divisor(x: _Direction, eps: jax.Array) -> jax.Array:
+    """max(‖x‖, eps) / scale, and 1 for a zero vector."""
+    floor = eps / x.scale
+    length = jnp.where(x.length < floor, floor, x.length)
+    return jnp.where(x.zero, 1, length)
 
 
 def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -58,8 +58,7 @@ def cosine_similarity(
     if not fits:
         _checks.fail(ValueError, "x2", f"fit the shape {x1.shape}, equal along {axis}", x2.shape)
     eps = _checks.number("eps", eps, x1)
-    unit1, unit2 = (_numerics.normalize(x, axes, eps) for x in (x1, x2))
-    return jnp.sum(unit1 * unit2, axes)
+    return jnp.squeeze(_numerics.cosine(x1, x2, eps, axes), axes)
 
 
 @public(static=("axis",))

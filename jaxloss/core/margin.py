@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -150,13 +153,35 @@ def multi_margin_loss(
     axes = _checks.axes(axis, scores, "scores")
     found = _classes.index(labels, scores, axes, None, names=("scores", "labels"))
     margin = _checks.number("margin", margin, scores)
-    short = _numerics.hinge(scores - _classes.pick(scores, found, axes) + margin, tie=0)
-    losses = jnp.where(found.hot, 0, short if p == 1 else jnp.square(short))
-    losses = jnp.sum(losses, axes) / _classes.count(scores, axes, None)
+    losses = _hinges(scores, margin, found, p, axes) / _classes.count(scores, axes, None)
     if class_weights is not None:
         weights = _classes.label_weights(class_weights, scores, found, axes)
         losses = _numerics.product(weights, losses)
     return losses
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _hinges(scores, margin, labels, p, axes):
+    """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y."""
+    short = _shortfalls(scores, margin, labels, axes)
+    return jnp.sum(short if p == 1 else jnp.square(short), axes)
+
+
+def _shortfalls(scores, margin, labels, axes):
+    short = scores - _classes.pick(scores, labels, axes) + margin
+    return jnp.where(labels.hot | (short <= 0), 0, short)
+
+
+@_hinges.defjvp
+def _hinges_jvp(p, axes, primals, tangents):
+    # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
+    scores, margin, labels = primals
+    short = _shortfalls(scores, margin, labels, axes)
+    slope = jnp.sign(short) if p == 1 else 2 * short
+    total = jnp.sum(slope, axes, keepdims=True)
+    gradient = jnp.where(labels.hot, -total, slope)
+    tangent = jnp.sum(gradient * tangents[0], axes) + jnp.squeeze(total, axes) * tangents[1]
+    return _hinges(*primals, p, axes), tangent
 
 
 @public(static=("axis",))
@@ -201,31 +226,59 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     read = jnp.cumsum(labels < 0, -1, dtype=jnp.int32) == 0
     bad = read & (labels >= count)
     _checks.require(~bad, "labels", f"be below {count}, the number of classes")
-    classes = lax.broadcasted_iota(labels.dtype, (1,) * labels.ndim + (count,), labels.ndim)
-    # How often each class is a label, by comparing, which leaves no scatter.
-    times = jnp.sum((labels[..., None] == classes) & read[..., None], -2, dtype=scores.dtype)
-    times = jnp.where(jnp.any(bad, -1, keepdims=True), jnp.nan, times)
-    return _pairwise_hinge(scores, times) / max(count, 1)
+    losses = _pairwise_hinge(scores, jnp.where(read, labels, -1)) / max(count, 1)
+    return losses * jnp.where(jnp.any(bad, -1), jnp.nan, 1).astype(losses.dtype)
 
 
 @jax.custom_jvp
-def _pairwise_hinge(scores: jax.Array, times: jax.Array) -> jax.Array:
-    """Σ_k Σ_c times_k (times_c = 0) max(0, 1 - x_k + x_c) over the last axis."""
-    short, weights = _pairs(scores, times)
-    return jnp.sum(weights * _numerics.hinge(short, tie=0), (-2, -1))
+def _pairwise_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label."""
+    free = _is_no_label(scores, labels)
+
+    def add(k, so_far):
+        short, hot = _shortfalls_of(scores, labels, k)
+        return so_far + jnp.sum(jnp.where(free & hot.any(-1, keepdims=True), short, 0), -1)
+
+    return _for_labels(add, labels, jnp.zeros(scores.shape[:-1], scores.dtype))
 
 
 @_pairwise_hinge.defjvp
 def _pairwise_hinge_jvp(primals, tangents):
-    # Autodiff would keep an array over all pairs of classes for the backward pass.
-    (scores, times), (scores_dot, _) = primals, tangents
-    short, weights = _pairs(scores, times)
-    active = weights * (short > 0).astype(weights.dtype)
-    gradient = jnp.sum(active, -2) - jnp.sum(active, -1)
-    return _pairwise_hinge(scores, times), jnp.sum(gradient * scores_dot, -1)
+    # Autodiff would keep arrays over all pairs of classes for the backward pass. The gradient is
+    # piecewise constant, and has no derivative itself.
+    scores, labels = lax.stop_gradient(primals)
+    free = _is_no_label(scores, labels)
+
+    def add(k, so_far):
+        short, hot = _shortfalls_of(scores, labels, k)
+        slope = (free & (short > 0) & hot.any(-1, keepdims=True)).astype(scores.dtype)
+        return so_far + jnp.where(hot, -jnp.sum(slope, -1, keepdims=True), slope)
+
+    gradient = _for_labels(add, labels, jnp.zeros(scores.shape, scores.dtype))
+    return _pairwise_hinge(*primals), jnp.sum(gradient * tangents[0], -1)
 
 
-def _pairs(scores: jax.Array, times: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 - x_k + x_c, and how often the pair counts, as (..., k, c)."""
-    short = (scores[..., None, :] - scores[..., :, None]) + 1
-    return short, times[..., :, None] * (times == 0).astype(times.dtype)[..., None, :]
+def _for_labels(step: Callable, labels: jax.Array, start: jax.Array) -> jax.Array:
+    """Runs `step` for every place up to the last that holds a label in any example."""
+    most = jnp.max(jnp.sum(labels >= 0, -1, dtype=jnp.int32), initial=0)
+    return lax.fori_loop(0, most, step, start)
+
+
+def _is_no_label(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    def add(k, so_far):
+        return so_far | _is_label(scores, labels, k)
+
+    return ~_for_labels(add, labels, jnp.zeros(scores.shape, bool))
+
+
+def _is_label(scores: jax.Array, labels: jax.Array, k: jax.Array) -> jax.Array:
+    """Where the k-th label points; nowhere for -1."""
+    label = lax.dynamic_slice_in_dim(labels, k, 1, -1)
+    return label == lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
+
+
+def _shortfalls_of(scores: jax.Array, labels: jax.Array, k: jax.Array):
+    """max(0, 1 - x_label + x) for the k-th label, and where it points."""
+    hot = _is_label(scores, labels, k)
+    own = jnp.sum(jnp.where(hot, scores, 0), -1, keepdims=True)
+    return _numerics.hinge((scores - own) + 1, tie=0), hot
