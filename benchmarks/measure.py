@@ -115,8 +115,8 @@ def compare(contenders: Sequence[Contender], budget: float) -> list[Timing]:
     for turn in range(ROUNDS.stop):
         if turn >= ROUNDS.start and time.perf_counter() - start > budget:
             break
-        # Each round begins with another, so that none always follows the same one.
-        for i in np.roll(np.arange(len(contenders)), turn):
+        # In an order of its own each time, so that none always follows the same one.
+        for i in np.random.default_rng(turn).permutation(len(contenders)):
             begin = time.perf_counter()
             for _ in range(repeats[i]):
                 contenders[i].run()

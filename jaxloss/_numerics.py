@@ -148,8 +148,8 @@ def _euclidean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _euclidean_jvp(axes, primals, tangents):
     # Autodiff would keep the scaled vectors for the backward pass.
     (x,), (x_dot,) = primals, tangents
-    parts = _direction(again(x), axes)
-    unit = parts.ratio / jnp.where(parts.zero, 1, parts.length)
+    parts = _direction(x, axes)
+    unit = jnp.where(parts.zero, 0, parts.ratio / jnp.where(parts.zero, 1, parts.length))
     return _euclidean(x, axes), jnp.sum(unit * x_dot, axes, keepdims=True)
 
 
@@ -185,7 +185,7 @@ def _cosine_jvp(axes, primals, tangents):
     # Autodiff would keep four arrays for the backward pass.
     x1, x2, eps = primals
     similarity = cosine(*primals, axes)
-    one, two = _direction(again(x1), axes), _direction(again(x2), axes)
+    one, two = _direction(x1, axes), _direction(x2, axes)
 
     def along(own: _Direction, other: _Direction, tangent: jax.Array) -> jax.Array:
         divisor = _divisor(own, eps)

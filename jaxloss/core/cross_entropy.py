@@ -231,7 +231,7 @@ def _prepared(logits, where, axes, axis_name):
         logits = jnp.where(where, logits, -jnp.inf)
     peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
     peak = peak if axis_name is None else lax.pmax(peak, axis_name)
-    return logits, jnp.where(present, peak, 0), present
+    return logits, jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
 
 def _even_labels(logits, where, weights, axes, axis_name):

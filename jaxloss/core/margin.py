@@ -177,8 +177,8 @@ def _hinges_jvp(p, axes, primals, tangents):
     # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
     scores, margin, labels = primals
     short = _shortfalls(scores, margin, labels, axes)
-    slope = jnp.sign(short) if p == 1 else 2 * short
-    total = jnp.sum(slope, axes, keepdims=True)
+    total = jnp.sum(jnp.sign(short) if p == 1 else 2 * short, axes, keepdims=True)
+    slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
     tangent = jnp.sum(gradient * tangents[0], axes) + jnp.squeeze(total, axes) * tangents[1]
     return _hinges(*primals, p, axes), tangent
