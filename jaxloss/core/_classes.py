@@ -101,7 +101,7 @@ def locate(
     place = labels - jnp.asarray(first, labels.dtype)
     hot = place == _iota(scores, axes, labels.dtype)
     known = (labels >= 0) & (labels < class_count(scores, axes, axis_name))
-    present = jnp.ones_like(known)
+    present = known | True  # Not a constant: see `_numerics.where`.
     if where is not None:
         present = any_class(where, axes, axis_name)
         hot = hot & where

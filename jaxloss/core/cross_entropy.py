@@ -222,15 +222,14 @@ def _prepared(logits, where, axes, axis_name):
     The logits of absent examples stay what they are, as masking all logits for their sake costs a
     pass over the memory: what uses them puts 0 there.
     """
-    if where is None:
-        shape = [1 if a in axes else size for a, size in enumerate(logits.shape)]
-        present = jnp.ones(shape, bool)
-    else:
-        present = _classes.any_class(where, axes, axis_name)
     if _classes.masks_classes(where, axes):
         logits = jnp.where(where, logits, -jnp.inf)
     peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
     peak = peak if axis_name is None else lax.pmax(peak, axis_name)
+    if where is None:
+        present = (peak == 0) | True  # Not a constant: see `_numerics.where`.
+    else:
+        present = _classes.any_class(where, axes, axis_name)
     return logits, jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
 
@@ -261,7 +260,7 @@ def _surprise(logits, peak, labels, axes, axis_name):
 
 
 def _exp_of_others(logits, peak, labels):
-    exps = jnp.exp(jnp.where(labels.present, logits, 0) - peak)
+    exps = jnp.exp(_numerics.where(labels.present, logits, 0) - peak)
     return _numerics.where(~labels.hot, exps, 0)
 
 
@@ -282,7 +281,7 @@ def _surprise_jvp(axes, axis_name, primals, tangents):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _below_peak(logits, labels, peak, present, axes, axis_name):
     """Σ_c labels_c (peak - logits_c)."""
-    parts = jnp.where(present & (labels != 0), labels * (peak - logits), 0)
+    parts = _numerics.where(present & (labels != 0), labels * (peak - logits), 0)
     return _classes.total(parts, axes, axis_name)
 
 
@@ -290,9 +289,9 @@ def _below_peak(logits, labels, peak, present, axes, axis_name):
 def _below_peak_jvp(axes, axis_name, primals, tangents):
     # Autodiff would multiply the NaN that absent examples may hold by 0.
     logits, labels, peak, present = primals
-    below = jnp.where(present, peak - logits, 0)
+    below = _numerics.where(present, peak - logits, 0)
     parts = _numerics.silenced(labels, below) * tangents[1] - labels * tangents[0]
-    tangent = _classes.total(jnp.where(present, parts, 0), axes, axis_name)
+    tangent = _classes.total(_numerics.where(present, parts, 0), axes, axis_name)
     return _below_peak(*primals, axes, axis_name), tangent
 
 
@@ -311,7 +310,7 @@ def _cross_entropy(logits, labels, peak, present, axes, axis_name):
 
 
 def _exp(logits, peak, present):
-    return jnp.exp(jnp.where(present, logits, 0) - peak)
+    return jnp.exp(_numerics.where(present, logits, 0) - peak)
 
 
 def _cross_entropy_jvp(axes, axis_name, primals, tangents):
