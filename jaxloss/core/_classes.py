@@ -132,14 +132,14 @@ def at_label(
     x: jax.Array, labels: Labels, axes: tuple[int, ...], axis_name: AxisName = None
 ) -> jax.Array:
     """x at each label, the class axes kept; 0 where the label points nowhere."""
-    if len(axes) > 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
+    if len(axes) != 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
         # A gather over several axes needs them last, and over a sharded one it is an error.
         return total(_numerics.where(labels.hot, x, 0), axes, axis_name)
-    here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axes[0]])
-    if not x.shape[axes[0]]:
-        found = jnp.zeros(here.shape, x.dtype)
-    else:
-        found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axes[0], mode="clip")
+    axis = axes[0]
+    here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
+    found = jnp.zeros(here.shape, x.dtype)
+    if x.shape[axis]:
+        found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
     found = jnp.where(here, found, 0)
     return found if axis_name is None else lax.psum(found, axis_name)
 

@@ -226,9 +226,8 @@ def _prepared(logits, where, axes, axis_name):
         logits = jnp.where(where, logits, -jnp.inf)
     peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
     peak = peak if axis_name is None else lax.pmax(peak, axis_name)
-    if where is None:
-        present = (peak == 0) | True  # Not a constant: see `_numerics.where`.
-    else:
+    present = (peak == 0) | True  # Not a constant: see `_numerics.where`.
+    if where is not None:
         present = _classes.any_class(where, axes, axis_name)
     return logits, jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
