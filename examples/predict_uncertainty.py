@@ -122,7 +122,7 @@ def draw(args: argparse.Namespace, results: dict[str, Result], test: Data, mean,
     for n, (name, result) in enumerate(results.items()):
         observed = coverage(result, test.progress, expected)
         left.plot(100 * expected, 100 * observed, color=f"C{n}", label=MODELS[name])
-        test_nll = f"{MODELS[name]}, test {result.nll:.3f}"
+        test_nll = f"{MODELS[name]}, test {result.nll:.3f} nats"
         right.plot(result.losses, color=f"C{n}", linewidth=0.8, label=test_nll)
     left.set_title("Calibration")
     left.set_xlabel("predicted coverage of central intervals, %")
