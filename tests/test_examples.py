@@ -179,3 +179,133 @@ def test_train_language_model_shards_its_vocabulary():
         if "table" in jax.tree_util.keystr(path)
     ]
     assert shapes == 3 * [(64, 32)]  # The table and its two moments.
+
+
+def run(name, out, *options):
+    """What a quick run of an example prints."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", "--quick", "--out", out, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_gallery(tmp_path):
+    found = re.search(r"derivatives within (\S+) of the slopes", run("gallery", tmp_path))
+    assert found
+    assert float(found[1]) < 0.02
+    sizes = {p.stem: matplotlib.image.imread(p).shape[:2] for p in tmp_path.glob("*.png")}
+    assert {*sizes} == {"elementwise", "margins", "cross_entropy", "ctc"}
+    assert all(height >= 700 and width >= 1000 for height, width in sizes.values())
+
+
+def test_surfaces_of_gallery_have_the_slopes_of_their_arrows():
+    gallery = load("gallery")
+    for panel in [*gallery.margins(), *gallery.cross_entropy()]:
+        if not isinstance(panel, gallery.Surface):
+            continue
+        low, high = panel.span
+        x, y = low + (high - low) * np.random.default_rng(0).random((2, 20), np.float32)
+        loss = jax.jit(jax.vmap(panel.loss))
+        step = np.float32(1e-2)
+        right, up = jax.jit(jax.vmap(jax.grad(panel.loss, (0, 1))))(x, y)
+        slopes = loss(x + step, y) - loss(x - step, y), loss(x, y + step) - loss(x, y - step)
+        error = np.maximum(
+            *(np.abs(a - b / (2 * step)) for a, b in zip((right, up), slopes, strict=True))
+        )
+        # A few places may be at kinks.
+        assert np.median(error) < 1e-3, panel.title
+
+
+@pytest.mark.parametrize("loss", ["triplet", "cosine"])
+def test_learn_embedding(loss, tmp_path):
+    picture = tmp_path / "embedding.png"
+    output = run("learn_embedding", picture, "--loss", loss)
+    found = re.search(r"neighbours ([\d.]+)%, before training ([\d.]+)%", output)
+    assert found
+    after, before = map(float, found.groups())
+    assert after > 95
+    assert after > before + 10
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 400
+    assert width > 1200
+
+
+def test_triplets_of_learn_embedding():
+    embedding = load("learn_embedding")
+    labels = np.arange(200) * 7 % 10
+    anchors, same, other = labels[embedding.triplets(np.random.default_rng(0), labels)]
+    np.testing.assert_array_equal(same, anchors)
+    assert np.all(other != anchors)
+    assert {*other} == {*range(10)}
+
+
+def test_predict_uncertainty(tmp_path):
+    picture = tmp_path / "uncertainty.png"
+    output = run("predict_uncertainty", picture)
+    found = re.search(
+        r"NLL ([\d.]+) nats, with one variance ([\d.]+) nats; ([\d.]+)% of the truth in 90%", output
+    )
+    assert found
+    own, constant, covered = map(float, found.groups())
+    assert own < constant - 0.03
+    assert constant < 1.3  # Without features it would be about 1.42.
+    assert 84 < covered < 96
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 400
+    assert width > 1200
+
+
+def test_coverage_of_predict_uncertainty():
+    uncertainty = load("predict_uncertainty")
+    truth = np.random.default_rng(0).normal(3, 2, 10000)
+    result = uncertainty.Result([], 0.0, np.full(10000, 3.0), np.full(10000, 2.0))
+    expected = np.array([0.1, 0.5, 0.9])
+    np.testing.assert_allclose(uncertainty.coverage(result, truth, expected), expected, atol=0.02)
+
+
+def test_autoencode_digits(tmp_path):
+    picture = tmp_path / "autoencoder.png"
+    output = run("autoencode_digits", picture)
+    found = re.search(
+        r"reconstruction ([\d.]+) \+ code ([\d.]+) nats per image, before training ([\d.]+)", output
+    )
+    assert found
+    reconstruction, code, before = map(float, found.groups())
+    assert reconstruction + code < 0.5 * before
+    # What the codes of different images do not cost, they do not tell.
+    assert 5 < code < 60
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 500
+    assert width > 1200
+
+
+def test_codes_of_autoencode_digits_cost_their_divergence():
+    autoencoder = load("autoencode_digits")
+    model = autoencoder.Network(nnx.Rngs(0))
+    images = jnp.asarray(autoencoder.digits()[1][:3])
+    _, cost = autoencoder.terms(model, images, jax.random.key(0))
+    mean, log_variance = (np.asarray(part)[..., None] for part in model.encode(images))
+    x = np.linspace(-12, 12, 4001)
+    log_p = -0.5 * ((x - mean) ** 2 / np.exp(log_variance) + log_variance)
+    density = np.exp(log_p) / np.sqrt(2 * np.pi)
+    divergence = np.trapezoid(density * (log_p + x**2 / 2), x).sum(-1)
+    np.testing.assert_allclose(cost, divergence, rtol=1e-4)
+
+
+def test_accumulate_gradients(tmp_path):
+    picture = tmp_path / "gradients.png"
+    output = run("accumulate_gradients", picture, "--devices", "2")
+    found = re.search(r"gradient off by (\d+)% with means of means, by at most (\S+)", output)
+    assert found
+    assert float(found[1]) > 10
+    assert float(found[2]) < 1e-5
+    losses = [float(number) for number in re.findall(r"loss off by up to (\S+),", output)]
+    assert min(losses[:2]) > 0.01
+    assert max(losses[2:]) < 1e-5
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 400
+    assert width > 1200
