@@ -12,7 +12,10 @@ from typing import Any
 
 import jax
 
+import jaxloss
+
 Record = Mapping[str, Any]  # One workload, as in a line of the JSON file.
+LONGEST = 2  # Bar of the chart; the numbers of longer ones are written into them.
 HEADER = ("workload", "contender", "ms", "ratio", "quartiles", "compile s", "bytes", "temporaries")
 
 
@@ -22,9 +25,9 @@ def machine() -> dict[str, str]:
     kind = device.device_kind
     if device.platform == "cpu":
         kind = f"{_cpu() or platform.machine()}, {os.cpu_count()} cores"
-    packages = ("jax", "jaxlib", "optax", "torch", "jaxloss")
-    versions = {name: _version(name) for name in packages}
-    return {"device": kind, "python": platform.python_version(), **versions}
+    versions = {name: _version(name) for name in ("jax", "jaxlib", "optax", "torch")}
+    python = platform.python_version()
+    return {"device": kind, "python": python, **versions, "jaxloss": jaxloss.__version__}
 
 
 def _cpu() -> str | None:
@@ -111,11 +114,21 @@ def plot(records: Sequence[Record], path: Path) -> None:
                 label=None if kind in shown else kind,
             )
             shown.add(kind)
+            if peer["ratio"] > LONGEST:
+                place = row + 0.8 * ((i + 0.5) / len(peers) - 0.5)
+                axes.text(
+                    0.99 * LONGEST,
+                    place,
+                    f"{peer['ratio']:.1f}",
+                    ha="right",
+                    va="center",
+                    fontsize=7,
+                )
     axes.axvline(1, color="black", lw=1)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(y=0.01)
-    axes.set_xlim(0, 1.5)
+    axes.set_xlim(0, LONGEST)
     axes.set_xlabel("time of jaxloss / time of the peer (loss and gradient; left of 1 is faster)")
     about = records[0]["machine"]
     axes.set_title(
@@ -124,5 +137,5 @@ def plot(records: Sequence[Record], path: Path) -> None:
     )
     axes.grid(axis="x", lw=0.4)
     axes.set_axisbelow(True)
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
