@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -222,6 +226,46 @@ def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array,
     most = float(jnp.finfo(size.dtype).max) / 16  # The reciprocal of more would be flushed to 0.
     scale = jnp.where(zero, 1, jnp.minimum(extreme, most))
     return lax.stop_gradient(scale), zero
+
+
+def linear(
+    f: Callable[[P, T], jax.Array],
+    transpose: Callable[[P, jax.Array], T],
+    given: P,
+    x: T,
+    like: jax.Array,
+) -> jax.Array:
+    """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
+
+    `jax.custom_derivatives.linear_call` would say it directly, but cannot be vmapped. What can be
+    is a linear equation with its own solver: y - f(given, x) = 0 for a given x.
+    """
+
+    def equation(both):
+        x, y = both
+        one = _tied(jnp.ones((), like.dtype), given)
+        return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, y - f(given, x)))
+
+    def solve(_, right):
+        x, y = right
+        return x, y + f(given, x)
+
+    def transposed_solve(_, right):
+        x, y = right
+        return jax.tree.map(jnp.add, x, transpose(given, y)), y
+
+    right = x, _tied(jnp.zeros_like(like), x)
+    x, y = lax.custom_linear_solve(equation, right, solve, transposed_solve)
+    return _tied(y, x)
+
+
+def _tied(value: jax.Array, to: Any) -> jax.Array:
+    """The value, which now counts as depending on all numbers in `to`.
+
+    For JAX differentiates a linear equation if all of it depends on what it differentiates.
+    """
+    leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)
 
 
 def two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,6 @@ from jaxloss import _checks, _numerics
 from jaxloss._public import public
 from jaxloss.core import _classes, cross_entropy
 from jaxloss.core._classes import AxisName
-
-T = TypeVar("T", bound=NamedTuple)
 
 # Logits made at a time by default, and examples with which the products are limited by arithmetic
 # rather than by reading and writing the kernel's gradient, even if they make more logits than that.
@@ -225,42 +223,90 @@ def _in_blocks(rows: Rows, blocks: int) -> Rows:
 
 def losses(rows: Rows, shared: Shared, shape: tuple[int, ...], axis_name: AxisName) -> jax.Array:
     """One loss per example, as an array of the shape."""
-    # Not keeping the logits for the backward pass is what bounds the memory.
-    block = jax.checkpoint(functools.partial(_block, axis_name=axis_name), prevent_cse=False)
-    found = _scan(lambda _, rows: (None, block(rows, shared)), None, rows)[1]
+    found = _losses_of_blocks(rows, shared, axis_name)
     return jnp.moveaxis(found, 0, 1).reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _losses_of_blocks(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
+    return _scan(lambda _, rows: (None, _block(rows, shared, axis_name)), None, rows)[1]
+
+
+def _losses_of_blocks_jvp(axis_name, primals, tangents):
+    (rows, shared), moving, dots = _movement(*primals, *tangents)
+
+    def along(given, dots):
+        rows, shared = given
+
+        def block(_, rows_and_dot):
+            rows, own_dot = rows_and_dot
+
+            def loss(own, common):
+                return _block(*_with(rows, shared, moving, own, common), axis_name)
+
+            # Not keeping the logits for the backward pass is what bounds the memory.
+            loss = jax.checkpoint(loss, prevent_cse=False)
+            leaves = _leaves(rows, moving[0]), _leaves(shared, moving[1])
+            return None, jax.jvp(loss, leaves, (own_dot, dots[1]))[1]
+
+        return _scan(block, None, (rows, dots[0]))[1]
+
+    def gradients(given, factors):
+        rows, shared = given
+        return _losses_and_gradients(rows, shared, factors, moving, axis_name)[1]
+
+    found = _losses_of_blocks(rows, shared, axis_name)
+    if axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
+        return found, along((rows, shared), dots)
+    # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
+    # array of its size.
+    return found, _numerics.linear(along, gradients, (rows, shared), dots, found)
+
+
+_losses_of_blocks.defjvp(_losses_of_blocks_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def total(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     """The sum of the losses."""
-    return jnp.sum(_scan(lambda _, rows: (None, _block(rows, shared, axis_name)), None, rows)[1])
+    return jnp.sum(_losses_of_blocks(rows, shared, axis_name))
 
 
 def _total_jvp(axis_name, primals, tangents):
     # Here the factor of every loss is known, so that a block's gradient can be made while its
     # logits exist: with three products of the kernel's size in all instead of four.
-    (rows, shared), (rows_dot, shared_dot) = primals, tangents
-    rows_moving, shared_moving = _moving(rows_dot), _moving(shared_dot)
-    inputs_moving, kernel_moving = 0 in rows_moving, 0 in shared_moving
-    # Made of the labels, so that inside `jax.shard_map` gradients add up here until the end.
-    zero = jnp.any(rows.labels == 0) & False
-    shared = jax.tree.map(lambda x: x + zero.astype(x.dtype), shared)
+    (rows, shared), moving, dots = _movement(*primals, *tangents)
+    found, gradients = _losses_and_gradients(rows, shared, None, moving, axis_name)
+    parts = jax.tree.map(lambda gradient, dot: jnp.sum(gradient * dot), gradients, dots)
+    return jnp.sum(found), sum(jax.tree.leaves(parts))
 
-    def block(so_far, rows):
+
+total.defjvp(_total_jvp, symbolic_zeros=True)
+
+
+def _losses_and_gradients(rows, shared, factors, moving, axis_name):
+    """The losses of all blocks, and the gradients of their sum, weighted by `factors`.
+
+    The gradients are those of the leaves that are `moving`.
+    """
+    inputs_moving, kernel_moving = (0 in which for which in moving)
+
+    def block(so_far, rows_and_factors):
+        rows, factors = rows_and_factors
+        if factors is None:
+            # No constant: its 1 would be stored in the logits' shape, see `_numerics.where`.
+            factors = (jnp.any(rows.inputs == 0, -1) | True).astype(rows.inputs.dtype)
+
         def loss(own, common, product):
-            given = _with(rows, rows_moving, own), _with(shared, shared_moving, common)
-            losses = _losses(product, *given, axis_name)
-            return jnp.sum(_numerics.where(one, losses, 0)), losses
+            return _losses(product, *_with(rows, shared, moving, own, common), axis_name)
 
-        # Not a plain sum: its factor 1 would be stored in the logits' shape, see `_numerics.where`.
-        one = jnp.any(rows.inputs == 0, -1) | True
-        own, common = _leaves(rows, rows_moving), _leaves(shared, shared_moving)
         inputs = _present(rows, rows.inputs)
-        product, backward = jax.vjp(lambda x: _product(x, shared.kernel), inputs)
-        (own, common, slope), losses = jax.grad(loss, (0, 1, 2), has_aux=True)(own, common, product)
+        product, to_inputs = jax.vjp(lambda x: _product(x, shared.kernel), inputs)
+        leaves = _leaves(rows, moving[0]), _leaves(shared, moving[1])
+        losses, backward = jax.vjp(loss, *leaves, product)
+        own, common, slope = backward(factors)
         if inputs_moving:
-            own[0] = _present(rows, *backward(slope))
+            own[0] = _present(rows, *to_inputs(slope))
         if not kernel_moving:
             return jax.tree.map(jnp.add, so_far, common), (own, losses)
         kernel_gradient = _add_product(so_far[0], slope, inputs)
@@ -268,14 +314,19 @@ def _total_jvp(axis_name, primals, tangents):
         return [kernel_gradient, *others], (own, losses)
 
     # Zeros that vary over the devices of `jax.shard_map` as the leaves do.
-    nothing = [((x == 0) & False).astype(x.dtype) for x in _leaves(shared, shared_moving)]
-    common, (own, losses) = _scan(block, nothing, rows)
-    dots = [*_leaves(rows_dot, rows_moving), *_leaves(shared_dot, shared_moving)]
-    tangent = sum(jnp.sum(g * dot) for g, dot in zip([*own, *common], dots, strict=True))
-    return jnp.sum(losses), tangent
+    nothing = [((x == 0) & False).astype(x.dtype) for x in _leaves(shared, moving[1])]
+    common, (own, losses) = _scan(block, nothing, (rows, factors))
+    return losses, (own, common)
 
 
-total.defjvp(_total_jvp, symbolic_zeros=True)
+def _movement(rows, shared, rows_dot, shared_dot):
+    """The problem, which of its leaves have a tangent, and these tangents."""
+    moving = _moving(rows_dot), _moving(shared_dot)
+    dots = _leaves(rows_dot, moving[0]), _leaves(shared_dot, moving[1])
+    # Made of the labels, so that inside `jax.shard_map` gradients add up here until the end.
+    zero = jnp.any(rows.labels == 0) & False
+    shared, dots = jax.tree.map(lambda x: x + zero.astype(x.dtype), (shared, dots))
+    return (rows, shared), moving, dots
 
 
 def _moving(tangents: NamedTuple) -> list[int]:
@@ -289,12 +340,16 @@ def _leaves(tree: NamedTuple, which: list[int]) -> list[jax.Array]:
     return [leaves[i] for i in which]
 
 
-def _with(tree: T, which: list[int], values: list[jax.Array]) -> T:
-    """The tree with some leaves exchanged."""
-    leaves, structure = jax.tree.flatten(tree)
-    for i, value in zip(which, values, strict=True):
-        leaves[i] = value
-    return jax.tree.unflatten(structure, leaves)
+def _with(rows: Rows, shared: Shared, moving, own: list, common: list) -> tuple[Rows, Shared]:
+    """The problem with the leaves exchanged that are moving."""
+
+    def exchanged(tree, which, values):
+        leaves, structure = jax.tree.flatten(tree)
+        for i, value in zip(which, values, strict=True):
+            leaves[i] = value
+        return jax.tree.unflatten(structure, leaves)
+
+    return exchanged(rows, moving[0], own), exchanged(shared, moving[1], common)
 
 
 def label_weights(rows: Rows, shared: Shared) -> jax.Array:
