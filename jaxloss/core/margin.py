@@ -223,7 +223,9 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     labels = _checks.labels("labels", labels, scores.shape)
     scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
     count = scores.shape[-1]
-    read = jnp.cumsum(labels < 0, -1, dtype=jnp.int32) == 0
+    place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
+    end = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
+    read = place < end
     bad = read & (labels >= count)
     _checks.require(~bad, "labels", f"be below {count}, the number of classes")
     losses = _pairwise_hinge(scores, jnp.where(read, labels, -1)) / max(count, 1)
@@ -236,8 +238,8 @@ def _pairwise_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
     free = _is_no_label(scores, labels)
 
     def add(k, so_far):
-        short, hot = _shortfalls_of(scores, labels, k)
-        return so_far + jnp.sum(jnp.where(free & hot.any(-1, keepdims=True), short, 0), -1)
+        short, label = _shortfalls_of(scores, labels, k)
+        return so_far + jnp.sum(jnp.where(free & ~label.bad, short, 0), -1)
 
     return _for_labels(add, labels, jnp.zeros(scores.shape[:-1], scores.dtype))
 
@@ -250,9 +252,9 @@ def _pairwise_hinge_jvp(primals, tangents):
     free = _is_no_label(scores, labels)
 
     def add(k, so_far):
-        short, hot = _shortfalls_of(scores, labels, k)
-        slope = (free & (short > 0) & hot.any(-1, keepdims=True)).astype(scores.dtype)
-        return so_far + jnp.where(hot, -jnp.sum(slope, -1, keepdims=True), slope)
+        short, label = _shortfalls_of(scores, labels, k)
+        slope = (free & ~label.bad & (short > 0)).astype(scores.dtype)
+        return so_far + jnp.where(label.hot, -jnp.sum(slope, -1, keepdims=True), slope)
 
     gradient = _for_labels(add, labels, jnp.zeros(scores.shape, scores.dtype))
     return _pairwise_hinge(*primals), jnp.sum(gradient * tangents[0], -1)
@@ -266,19 +268,19 @@ def _for_labels(step: Callable, labels: jax.Array, start: jax.Array) -> jax.Arra
 
 def _is_no_label(scores: jax.Array, labels: jax.Array) -> jax.Array:
     def add(k, so_far):
-        return so_far | _is_label(scores, labels, k)
+        return so_far | _label(scores, labels, k).hot
 
     return ~_for_labels(add, labels, jnp.zeros(scores.shape, bool))
 
 
-def _is_label(scores: jax.Array, labels: jax.Array, k: jax.Array) -> jax.Array:
+def _label(scores: jax.Array, labels: jax.Array, k: jax.Array) -> _classes.Labels:
     """Where the k-th label points; nowhere for -1."""
-    label = lax.dynamic_slice_in_dim(labels, k, 1, -1)
-    return label == lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
+    label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
+    return _classes.locate(label, scores, (scores.ndim - 1,), None)
 
 
 def _shortfalls_of(scores: jax.Array, labels: jax.Array, k: jax.Array):
     """max(0, 1 - x_label + x) for the k-th label, and where it points."""
-    hot = _is_label(scores, labels, k)
-    own = jnp.sum(jnp.where(hot, scores, 0), -1, keepdims=True)
-    return _numerics.hinge((scores - own) + 1, tie=0), hot
+    label = _label(scores, labels, k)
+    own = _classes.at_label(scores, label, (scores.ndim - 1,))
+    return _numerics.hinge((scores - own) + 1, tie=0), label
