@@ -293,11 +293,12 @@ def _upper_half(x: jax.Array) -> jax.Array:
 
 def long_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum over the last axis, and what rounding took from it."""
-    rest = jnp.zeros_like(x)
-    while x.shape[-1] > 1:
-        padding = [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1] % 2)]
-        x, rest = jnp.pad(x, padding), jnp.pad(rest, padding)
-        half = x.shape[-1] // 2
-        x, lost = two_sum(x[..., :half], x[..., half:])
-        rest = rest[..., :half] + rest[..., half:] + lost
-    return jnp.sum(x, -1), jnp.sum(rest, -1)
+
+    def add(so_far, term):
+        total, lost = two_sum(so_far[0], term[0])
+        return total, (so_far[1] + term[1]) + lost
+
+    value, zero = lax.stop_gradient(x), jnp.zeros((), x.dtype)
+    total, rest = lax.reduce((value, jnp.zeros_like(x)), (zero, zero), add, (x.ndim - 1,))
+    # JAX differentiates no reduction of its user's; this adds 0 with the sum's derivative.
+    return total + jnp.sum(x - value, -1), rest
