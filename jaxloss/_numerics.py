@@ -1,9 +1,9 @@
 """Primitives whose values and derivatives stay right at zero, at ties and at infinity.
 
-Most need no rule of their own: the plain formula is arranged so that automatic differentiation
-of it is right to every order. That also holds inside `lax.scan`, where a custom rule can be lost
-when one derivative is taken inside another; so the bodies of the few custom rules are arranged
-the same way."""
+Some are plain formulas, arranged so that automatic differentiation of them is right to every
+order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule where one
+derivative is taken inside another, and differentiate the body: so what rules build upon is arranged
+like the plain formulas."""
 
 from __future__ import annotations
 
@@ -133,13 +133,33 @@ def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = Fals
         return jnp.max(size, axes, keepdims=keepdims, initial=0)
     if p == -jnp.inf:
         return jnp.min(size, axes, keepdims=keepdims, initial=jnp.inf)
-    scale, zero = _scale(size, p, axes)
-    ratio = size / scale
-    present = ratio > 0  # 0**(p - 1) is infinite for p < 1.
-    powers = jnp.where(present, jnp.where(present, ratio, 1) ** p, ratio)
-    total = jnp.where(zero, 1, jnp.sum(powers, axes, keepdims=True))
-    result = jnp.where(zero, 0, scale * total ** (1 / p))
+    result = _p_norm(x, p, axes)
     return result if keepdims else jnp.squeeze(result, axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _p_norm(x: jax.Array, p: float, axes: tuple[int, ...]) -> jax.Array:
+    size = x * jnp.sign(x)
+    scale, zero = _scale(size, p, axes)
+    total = jnp.where(zero, 1, jnp.sum(_power(size / scale, p), axes, keepdims=True))
+    return jnp.where(zero, 0, scale * total ** (1 / p))
+
+
+@_p_norm.defjvp
+def _p_norm_jvp(p, axes, primals, tangents):
+    # Autodiff would divide by the scale, which may be tiny, once for every derivative.
+    (x,), (x_dot,) = primals, tangents
+    result = _p_norm(x, p, axes)
+    size = x * jnp.sign(x)
+    scale, zero = _scale(size, p, axes)
+    slope = _power((size / scale) / jnp.where(zero, 1, result / scale), p - 1)
+    return result, jnp.sum(jnp.sign(x) * slope * x_dot, axes, keepdims=True)
+
+
+def _power(x: jax.Array, p: float) -> jax.Array:
+    """x**p for x >= 0, but 0 with gradient 0 for x = 0, where p < 0 would make it infinite."""
+    present = x > 0
+    return jnp.where(present, jnp.where(present, x, 1) ** p, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

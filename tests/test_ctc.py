@@ -231,18 +231,19 @@ def test_second_order_of_awkward_rows():
 
 def test_hessian_inside_a_scan(x64):
     rest = np.array([[1, 2]]), np.array([4]), np.array([2])
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 3)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 3))).at[0, 1].set(0.0)  # Ties.
 
     def loss(x):
         return core(x, *rest)[0]
 
     def scanned(x):
-        return jax.lax.scan(lambda total, _: (total + loss(x), None), 0.0, length=2)[0] / 2
+        return jax.lax.scan(lambda total, x: (total + loss(x), None), 0.0, x[None])[0]
 
     steps = 1e-6 * np.eye(x.size).reshape(-1, *x.shape)
     slopes = [(jax.grad(loss)(x + d) - jax.grad(loss)(x - d)) / 2e-6 for d in steps]
     wanted = np.stack(slopes).reshape(x.shape * 2)
     np.testing.assert_allclose(jax.jacrev(jax.jacrev(scanned))(x), wanted, atol=1e-8)
+    np.testing.assert_allclose(jax.jacfwd(jax.jacrev(scanned))(x), wanted, atol=1e-8)
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1])

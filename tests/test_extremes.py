@@ -218,6 +218,33 @@ def test_norms_in_forward_mode(count, size):
     assert abs(tangent) <= 1e-6 / size
 
 
+KINKS = {
+    "3-norm": lambda x: jaxloss.pairwise_distance(x, jnp.zeros_like(x), p=3.0, eps=0.0),
+    "2-norm": lambda x: jaxloss.pairwise_distance(x, jnp.zeros_like(x), eps=0.0),
+    "cosine": lambda x: jaxloss.cosine_similarity(x, jnp.ones_like(x)),
+    "huber": jaxloss.huber_loss,
+    "soft margin": lambda x: jaxloss.soft_margin_loss(x, jnp.ones_like(x)),
+    "logits": lambda x: jaxloss.sigmoid_binary_cross_entropy(x, jnp.ones_like(x)),
+    "margin": lambda x: jaxloss.multi_margin_loss(x, jnp.zeros(len(x), jnp.int32), p=2),
+}
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_second_order_at_kinks_inside_a_scan(name):
+    # There some versions of JAX lose custom rules; then bodies are differentiated.
+    def plain(x):
+        return jnp.sum(KINKS[name](x))
+
+    def scanned(x):
+        return jax.lax.scan(lambda total, x: (total + plain(x), None), 0.0, x[None])[0]
+
+    x = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1.0, -1.0, -0.0]])
+    wanted = jax.hessian(plain)(x)
+    assert np.all(np.isfinite(wanted))
+    for twice in (jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))):
+        np.testing.assert_allclose(twice(scanned)(x), wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_large_vectors_through_torch_door():
     x = jnp.full((1, 4), 1e20)
     np.testing.assert_allclose(F.cosine_similarity(x, x), 1, rtol=1e-6)

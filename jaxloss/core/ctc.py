@@ -268,9 +268,11 @@ def _lattice(
     factors = jax.vmap(read, in_axes=(kind.batch_axis, 0, 0), out_axes=-1)(scores, order, symbols)
     normalizer = None
     if kind.normalize:
-        best = jnp.max(factors, 1)
-        symbol = jnp.max(jnp.where(factors == best[:, None], symbols.T[None], 0), 1)
-        in_place = (jnp.take_along_axis(x.T, _rank(frames), 1) for x in (symbol, best))
+        best = jnp.max(factors, 1, keepdims=True) == factors
+        symbol = jnp.max(jnp.where(best, symbols.T[None], 0), 1)
+        # Of this symbol alone also where others are as likely, or derivatives would mix them.
+        score = jnp.max(jnp.where(symbols.T[None] == symbol[:, None], factors, -jnp.inf), 1)
+        in_place = (jnp.take_along_axis(x.T, _rank(frames), 1) for x in (symbol, score))
         normalizer = _normalizer(scores, frames, *in_place)
         factors = factors - jnp.take_along_axis(normalizer.peak, order, 1).T[:, None]
     # A frame in which the blank is certain changes no sum over paths: that is what padding becomes.
