@@ -153,7 +153,8 @@ def _p_norm_jvp(p, axes, primals, tangents):
     size = x * jnp.sign(x)
     scale, zero = _scale(size, p, axes)
     slope = _power((size / scale) / jnp.where(zero, 1, result / scale), p - 1)
-    return result, jnp.sum(jnp.sign(x) * slope * x_dot, axes, keepdims=True)
+    slope = jnp.where(zero, 0, jnp.sign(x) * slope)
+    return result, jnp.sum(slope * x_dot, axes, keepdims=True)
 
 
 def _power(x: jax.Array, p: float) -> jax.Array:
@@ -241,7 +242,9 @@ def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array,
     else:
         extreme = jnp.max(size, axes, keepdims=True, initial=0)
         count = math.prod(size.shape[a] for a in axes)
-        extreme = extreme * 2.0 ** math.ceil(math.log2(max(count, 1)) / p)
+        wanted = math.ceil(math.log2(max(count, 1)) / p)
+        # For p so small that this is less the norm overflows anyway.
+        extreme = extreme * 2.0 ** min(wanted, int(jnp.finfo(size.dtype).maxexp) // 2)
     zero = extreme == 0
     most = float(jnp.finfo(size.dtype).max) / 16  # The reciprocal of more would be flushed to 0.
     scale = jnp.where(zero, 1, jnp.minimum(extreme, most))

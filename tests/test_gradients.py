@@ -141,6 +141,27 @@ def test_norm_of_zero_has_gradient_zero(p):
         assert np.all(np.isfinite(derivative(distance)(x)))
 
 
+@pytest.mark.parametrize("p", [-1.0, -2.5])
+def test_norm_of_negative_degree_is_zero_beside_a_zero(p):
+    x = jnp.array([3.0, 0.0, -4.0])
+    value, gradient = jax.value_and_grad(
+        lambda x: jaxloss.pairwise_distance(x, jnp.zeros(3), p=p, eps=0.0)
+    )(x)
+    assert value == 0
+    assert not np.any(gradient)
+
+
+def test_norm_of_a_tiny_degree():
+    def distance(x):
+        return jaxloss.pairwise_distance(x, jnp.zeros(3), p=1e-3, eps=0.0)
+
+    value, gradient = jax.value_and_grad(distance)(jnp.array([0.0, 0.0, -1e-25]))
+    np.testing.assert_allclose(value, 1e-25, rtol=1e-3)
+    np.testing.assert_allclose(gradient, [0.0, 0.0, -1.0], rtol=1e-3)
+    assert distance(jnp.zeros(3)) == 0
+    assert distance(jnp.ones(3)) == np.inf  # 3**1000
+
+
 def test_norm_below_1_has_gradient_zero_along_zeros():
     def distance(x):
         return jaxloss.pairwise_distance(x, jnp.zeros(3), p=0.5, eps=0.0)
