@@ -178,6 +178,7 @@ def _hinges_jvp(p, axes, primals, tangents):
     scores, margin, labels = primals
     short = _shortfalls(scores, margin, labels, axes)
     total = jnp.sum(jnp.sign(short) if p == 1 else 2 * short, axes, keepdims=True)
+    total = jnp.where(labels.bad, jnp.nan, total)  # It is; so XLA does not store it for each class.
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
     tangent = jnp.sum(gradient * tangents[0], axes) + jnp.squeeze(total, axes) * tangents[1]
@@ -224,63 +225,63 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
     count = scores.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
-    end = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
-    read = place < end
-    bad = read & (labels >= count)
+    ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
+    bad = (place < ends) & (labels >= count)
     _checks.require(~bad, "labels", f"be below {count}, the number of classes")
-    losses = _pairwise_hinge(scores, jnp.where(read, labels, -1)) / max(count, 1)
+    losses = _pairwise_hinge(scores, labels, ends) / max(count, 1)
     return losses * jnp.where(jnp.any(bad, -1), jnp.nan, 1).astype(losses.dtype)
 
 
 @jax.custom_jvp
-def _pairwise_hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label."""
-    free = _is_no_label(scores, labels)
+def _pairwise_hinge(scores: jax.Array, labels: jax.Array, ends: jax.Array) -> jax.Array:
+    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label; k < ends."""
+    free = _is_no_label(scores, labels, ends)
 
     def add(k, so_far):
-        short, label = _shortfalls_of(scores, labels, k)
+        short, label = _shortfalls_of(scores, labels, ends, k)
         return so_far + jnp.sum(jnp.where(free & ~label.bad, short, 0), -1)
 
-    return _for_labels(add, labels, jnp.zeros(scores.shape[:-1], scores.dtype))
+    return _for_labels(add, ends, jnp.zeros(scores.shape[:-1], scores.dtype))
 
 
 @_pairwise_hinge.defjvp
 def _pairwise_hinge_jvp(primals, tangents):
     # Autodiff would keep arrays over all pairs of classes for the backward pass. The gradient is
     # piecewise constant, and has no derivative itself.
-    scores, labels = lax.stop_gradient(primals)
-    free = _is_no_label(scores, labels)
+    scores, labels, ends = lax.stop_gradient(primals)
+    free = _is_no_label(scores, labels, ends)
 
     def add(k, so_far):
-        short, label = _shortfalls_of(scores, labels, k)
+        short, label = _shortfalls_of(scores, labels, ends, k)
         slope = (free & ~label.bad & (short > 0)).astype(scores.dtype)
-        return so_far + jnp.where(label.hot, -jnp.sum(slope, -1, keepdims=True), slope)
+        total = jnp.where(label.bad, 0, jnp.sum(slope, -1, keepdims=True))  # As above.
+        return so_far + jnp.where(label.hot, -total, slope)
 
-    gradient = _for_labels(add, labels, jnp.zeros(scores.shape, scores.dtype))
+    gradient = _for_labels(add, ends, jnp.zeros(scores.shape, scores.dtype))
     return _pairwise_hinge(*primals), jnp.sum(gradient * tangents[0], -1)
 
 
-def _for_labels(step: Callable, labels: jax.Array, start: jax.Array) -> jax.Array:
+def _for_labels(step: Callable, ends: jax.Array, start: jax.Array) -> jax.Array:
     """Runs `step` for every place up to the last that holds a label in any example."""
-    most = jnp.max(jnp.sum(labels >= 0, -1, dtype=jnp.int32), initial=0)
-    return lax.fori_loop(0, most, step, start)
+    return lax.fori_loop(0, jnp.max(ends, initial=0), step, start)
 
 
-def _is_no_label(scores: jax.Array, labels: jax.Array) -> jax.Array:
+def _is_no_label(scores: jax.Array, labels: jax.Array, ends: jax.Array) -> jax.Array:
     def add(k, so_far):
-        return so_far | _label(scores, labels, k).hot
+        return so_far | _label(scores, labels, ends, k).hot
 
-    return ~_for_labels(add, labels, jnp.zeros(scores.shape, bool))
+    return ~_for_labels(add, ends, jnp.zeros(scores.shape, bool))
 
 
-def _label(scores: jax.Array, labels: jax.Array, k: jax.Array) -> _classes.Labels:
-    """Where the k-th label points; nowhere for -1."""
+def _label(scores: jax.Array, labels: jax.Array, ends: jax.Array, k: jax.Array) -> _classes.Labels:
+    """Where the k-th label points; nowhere, and is bad, where there is none."""
     label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
+    label = jnp.where(k < ends[..., 0], label, -1)
     return _classes.locate(label, scores, (scores.ndim - 1,), None)
 
 
-def _shortfalls_of(scores: jax.Array, labels: jax.Array, k: jax.Array):
+def _shortfalls_of(scores: jax.Array, labels: jax.Array, ends: jax.Array, k: jax.Array):
     """max(0, 1 - x_label + x) for the k-th label, and where it points."""
-    label = _label(scores, labels, k)
+    label = _label(scores, labels, ends, k)
     own = _classes.at_label(scores, label, (scores.ndim - 1,))
     return _numerics.hinge((scores - own) + 1, tie=0), label
