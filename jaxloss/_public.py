@@ -50,6 +50,8 @@ def public(
             a for a, p in parameters.items() if p.default is p.empty and p.annotation == "ArrayLike"
         ]
 
+        flags = [a for a in static if parameters[a].annotation == "bool"]
+
         def given(argument: str, args: tuple, kwargs: dict[str, Any]) -> Any:
             """The value passed for `argument`; None stands for the default, which is sound."""
             position = positions[argument]
@@ -85,6 +87,8 @@ def public(
                     for argument in required:
                         if argument in passed and passed[argument] is None:
                             _checks.fail_for_type(argument, "be an array", None)
+                    for argument in flags:
+                        _checks.one_of(argument, passed.get(argument, False), (False, True))
                     for argument, rule in domain.items():
                         value = given(argument, args, kwargs)
                         if value is not None:

@@ -137,6 +137,16 @@ STATIC = [
         "l1_loss: `weight` must have `input`'s shape (2, 3), got (2,)",
     ),
     (
+        lambda: F.gaussian_nll_loss(X, X, X, full="yes"),
+        ValueError,
+        "gaussian_nll_loss: `full` must be False or True, got 'yes'",
+    ),
+    (
+        lambda: jaxloss.triplet_margin_loss(X, X, X, swap=None),
+        ValueError,
+        "triplet_margin_loss: `swap` must be False or True, got None",
+    ),
+    (
         lambda: F.l1_loss(X, X, reduction="avg"),
         ValueError,
         "l1_loss: `reduction` must be 'none', 'mean' or 'sum', got 'avg'",
