@@ -104,7 +104,7 @@ def main() -> None:
         if options.device:
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
         torch = None if options.no_torch else torch_to_compare_with(jax.default_backend())
-        about = report.machine() | {"copy_bandwidth": measure.copy_bandwidth()}
+        about = report.machine() | {"copy": f"{measure.copy_bandwidth() / 1e9:.1f} GB/s"}
         records = []
         progress = tqdm(chosen, unit="workload", file=sys.stderr)
         for workload in progress:

@@ -16,6 +16,7 @@ import jaxloss
 
 Record = Mapping[str, Any]  # One workload, as in a line of the JSON file.
 LONGEST = 2  # Bar of the chart; the numbers of longer ones are written into them.
+_IN_JAX = "optax or the plain formula in JAX"
 HEADER = ("workload", "contender", "ms", "ratio", "quartiles", "compile s", "bytes", "temporaries")
 
 
@@ -78,7 +79,7 @@ def summary(records: Sequence[Record]) -> str:
             continue
         _, *peers = record["contenders"]
         for peer in peers:
-            name = peer["name"] if peer["name"].startswith("torch") else "in JAX"
+            name = peer["name"] if peer["name"].startswith("torch") else _IN_JAX
             ratios.setdefault(name, []).append(peer["ratio"])
     return "\n".join(
         f"jaxloss takes {math.exp(sum(map(math.log, r)) / len(r)):.2f} of the time of {name}, "
@@ -102,7 +103,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     for row, record in enumerate(records):
         peers = record["contenders"][1:]
         for i, peer in enumerate(peers):
-            kind = peer["name"] if peer["name"] in colours else "optax or the plain formula in JAX"
+            kind = peer["name"] if peer["name"] in colours else _IN_JAX
             low, high = peer["spread"]
             axes.barh(
                 row + 0.8 * ((i + 0.5) / len(peers) - 0.5),

@@ -63,9 +63,12 @@ def _hinge_embedding(distances, targets, margin):
 def _hinge_embedding_jvp(primals, tangents):
     # Autodiff would keep three arrays for the backward pass.
     (distances, targets, margin), (distances_dot, _, margin_dot) = primals, tangents
-    inside = ((targets != 1) & (distances <= margin)).astype(distances.dtype)
-    by_distance = (targets != -1).astype(distances.dtype) - inside
-    tangent = by_distance * distances_dot + inside * margin_dot
+    inside = distances <= margin
+    dissimilar = jnp.where(inside, -1, 0)
+    both = jnp.where(targets == -1, dissimilar, 1 + dissimilar)
+    by_distance = jnp.where(targets == 1, 1, both).astype(distances.dtype)
+    by_margin = jnp.where(inside & (targets != 1), margin_dot, 0)
+    tangent = by_distance * distances_dot + by_margin
     return _hinge_embedding(*primals), tangent
 
 
