@@ -85,7 +85,7 @@ def _in_blocks(x: jax.Array, fill: float) -> jax.Array:
 
 def _mirrored(x):
     """The other direction's view: directions exchanged, states reversed."""
-    return jax.tree.map(lambda leaf: jnp.flip(leaf, (-3, -2)), x)
+    return jax.tree.map(lambda leaf: lax.rev(leaf, (leaf.ndim - 3, leaf.ndim - 2)), x)
 
 
 def _factors(lattice: Lattice, block: jax.Array) -> tuple[Scaled, Scaled]:
@@ -94,7 +94,7 @@ def _factors(lattice: Lattice, block: jax.Array) -> tuple[Scaled, Scaled]:
     def both(logs):
         ahead = lax.dynamic_index_in_dim(logs, block, keepdims=False)
         back = lax.dynamic_index_in_dim(logs, len(logs) - 1 - block, keepdims=False)
-        return _scaled.exp(jnp.stack([ahead, jnp.flip(back, (0, 1))], 1))
+        return _scaled.exp(jnp.stack([ahead, lax.rev(back, (0, 1))], 1))
 
     return both(lattice.blanks), both(lattice.labels)
 
@@ -156,7 +156,7 @@ def occupancies(lattice: Lattice, middle: Middle) -> tuple[jax.Array, jax.Array]
         return state, (jnp.sum(found[0], 2, keepdims=True), found[1])
 
     def in_time(x):
-        ahead, back = x[:, :, 0], jnp.flip(x[:, :, 1], (0, 1, 2))
+        ahead, back = x[:, :, 0], lax.rev(x[:, :, 1], (0, 1, 2))
         both = jnp.concatenate([back, ahead])
         return both.reshape(both.shape[0] * both.shape[1], *both.shape[2:])
 

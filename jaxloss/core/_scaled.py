@@ -113,8 +113,8 @@ def pad(x: Scaled) -> Scaled:
     """A 0 in front of the states, the axis before the last."""
 
     def front(leaf, fill):
-        width = [(0, 0)] * (leaf.ndim - 2) + [(1, 0), (0, 0)]
-        return jnp.pad(leaf, width, constant_values=fill)
+        width = [(0, 0, 0)] * (leaf.ndim - 2) + [(1, 0, 0), (0, 0, 0)]
+        return lax.pad(leaf, jnp.asarray(fill, leaf.dtype), width)
 
     rest = None if x.rest is None else front(x.rest, 0)
     return Scaled(front(x.mantissa, 0), front(x.exponent, -jnp.inf), rest)
@@ -143,7 +143,7 @@ def _lowest(like: jax.Array) -> float:
 def _power_of_two(exponent: jax.Array) -> jax.Array:
     """2**exponent for a whole exponent, 0 below the smallest normal number."""
     bias, width, integer = _layout(exponent.dtype)
-    bits = jnp.clip(exponent, -bias, bias).astype(integer) + bias
+    bits = jnp.minimum(jnp.maximum(exponent, -bias), bias).astype(integer) + bias
     return lax.bitcast_convert_type(bits << width, exponent.dtype)
 
 
