@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxloss import _checks
 from jaxloss._reduction import Reduction
+from jaxloss.core import _blocks
 from jaxloss.core import linear_cross_entropy as core
 from jaxloss.functional._torch import reduced, taking_part, torch_function
 
@@ -120,8 +121,8 @@ def linear_cross_entropy(
             copies=math.prod(places),
         )
         if reduction == "none":
-            return core.losses(rows, shared, batch, None), None
-        return core.total(rows, shared, None), core.label_weights(rows, shared)
+            return _blocks.losses(rows, shared, batch, None), None
+        return _blocks.total(rows, shared, None), _blocks.label_weights(rows, shared)
 
     args = linear_weight, linear_bias, target, where
     if not places:
