@@ -105,8 +105,9 @@ def plot(records: Sequence[Record], path: Path) -> None:
         for i, peer in enumerate(peers):
             kind = peer["name"] if peer["name"] in colours else _IN_JAX
             low, high = peer["spread"]
+            place = row + 0.8 * ((i + 0.5) / len(peers) - 0.5)
             axes.barh(
-                row + 0.8 * ((i + 0.5) / len(peers) - 0.5),
+                place,
                 peer["ratio"],
                 height=0.8 / len(peers),
                 color=colours.get(kind, "#3b6fb6"),
@@ -116,7 +117,6 @@ def plot(records: Sequence[Record], path: Path) -> None:
             )
             shown.add(kind)
             if peer["ratio"] > LONGEST:
-                place = row + 0.8 * ((i + 0.5) / len(peers) - 0.5)
                 axes.text(
                     0.99 * LONGEST,
                     place,
