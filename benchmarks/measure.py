@@ -16,6 +16,9 @@ from benchmarks.workloads import Workload
 MEGABYTE = 1e6
 ROUNDS = range(9, 60)  # At least, at most.
 SHORTEST = 5e-3  # A sample, in seconds; what is faster runs several times in it.
+# The threads of OpenMP keep a core busy for up to 9 ms after torch is done, and would take it from
+# the next contender: a sample begins when what runs has had the machine to itself for this long.
+SETTLING = 10e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +108,12 @@ def _timed(f):
 
 def compare(contenders: Sequence[Contender], budget: float) -> list[Timing]:
     """Times all of them in turns for about `budget` seconds."""
-    repeats = []
+    repeats, settling = [], []
     for contender in contenders:
         contender.run()  # Warm-up; the compilation is past.
         seconds, _ = _timed(contender.run)
         repeats.append(max(1, round(SHORTEST / seconds)))
+        settling.append(SETTLING if seconds < 20 * SETTLING else 0)  # Else less than 5 %.
     samples: list[list[float]] = [[] for _ in contenders]
     start = time.perf_counter()
     for turn in range(ROUNDS.stop):
@@ -117,6 +121,9 @@ def compare(contenders: Sequence[Contender], budget: float) -> list[Timing]:
             break
         # In an order of its own each time, so that none always follows the same one.
         for i in np.random.default_rng(turn).permutation(len(contenders)):
+            begin = time.perf_counter()
+            while time.perf_counter() - begin < settling[i]:
+                contenders[i].run()
             begin = time.perf_counter()
             for _ in range(repeats[i]):
                 contenders[i].run()
