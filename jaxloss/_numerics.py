@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +24,8 @@ T = TypeVar("T")
 def absolute(x: jax.Array) -> jax.Array:
     """|x| with derivative 0 at 0, where `jnp.abs` has 1."""
     if jnp.iscomplexobj(x):
-        return norm(jnp.stack([x.real, x.imag]), 2, (0,))
+        nothing = jnp.zeros((), x.real.dtype)
+        return jnp.squeeze(_euclidean(jnp.stack([x.real, x.imag]), nothing, nothing, (0,)), 0)
     return _absolute(x)
 
 
@@ -119,22 +121,26 @@ def _softplus_jvp(primals, tangents):
     return softplus(x), lax.logistic(x) * x_dot
 
 
-def norm(x: jax.Array, p: float, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
-    """The p-norm over `axes`, free of overflow and underflow, with gradient 0 at 0 for every p."""
+def distance(
+    x1: jax.Array, x2: jax.Array, eps: jax.Array, p: float, axes: tuple[int, ...]
+) -> jax.Array:
+    """The p-norm of x1 - x2 + eps over `axes`, which are kept.
+
+    Free of overflow and underflow, with gradient 0 at 0 for every p.
+    """
     if p == 2:
-        result = _euclidean(x, axes)
-        return result if keepdims else jnp.squeeze(result, axes)
+        return _euclidean(x1, x2, eps, axes)
+    x = x1 - x2 + eps
     size = absolute(x)
     if p == 0:
-        return jnp.sum((x != 0).astype(x.dtype), axes, keepdims=keepdims)
+        return jnp.sum((x != 0).astype(x.dtype), axes, keepdims=True)
     if p == 1:
-        return jnp.sum(size, axes, keepdims=keepdims)
+        return jnp.sum(size, axes, keepdims=True)
     if p == jnp.inf:
-        return jnp.max(size, axes, keepdims=keepdims, initial=0)
+        return jnp.max(size, axes, keepdims=True, initial=0)
     if p == -jnp.inf:
-        return jnp.min(size, axes, keepdims=keepdims, initial=jnp.inf)
-    result = _p_norm(x, p, axes)
-    return result if keepdims else jnp.squeeze(result, axes)
+        return jnp.min(size, axes, keepdims=True, initial=jnp.inf)
+    return _p_norm(x, p, axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -163,35 +169,22 @@ def _power(x: jax.Array, p: float) -> jax.Array:
     return jnp.where(present, jnp.where(present, x, 1) ** p, x)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _euclidean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    parts = _direction(x, axes)
-    return parts.scale * parts.length
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _euclidean(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
+    return x.scale * x.length
 
 
 @_euclidean.defjvp
 def _euclidean_jvp(axes, primals, tangents):
-    # Autodiff would keep the scaled vectors for the backward pass.
-    (x,), (x_dot,) = primals, tangents
-    parts = _direction(x, axes)
-    unit = jnp.where(parts.zero, 0, parts.ratio / jnp.where(parts.zero, 1, parts.length))
-    return _euclidean(x, axes), jnp.sum(unit * x_dot, axes, keepdims=True)
-
-
-class _Direction(NamedTuple):
-    """Vectors as scale * ratio, ‖x‖ = scale * length; the scale has no derivative."""
-
-    ratio: jax.Array
-    scale: jax.Array
-    length: jax.Array
-    zero: jax.Array  # Whether the vector is 0; its length is then 0, with derivative 0.
-
-
-def _direction(x: jax.Array, axes: tuple[int, ...]) -> _Direction:
-    scale, zero = _scale(jnp.abs(x), 2, axes)
-    ratio = x / scale
-    total = jnp.sum(jnp.square(ratio), axes, keepdims=True)
-    return _Direction(ratio, scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total))), zero)
+    # Autodiff would keep the scaled vectors for the backward pass. They are not written as in the
+    # value, or the compiler would store them for both.
+    x1, x2, eps = primals
+    (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
+    ratio = (again(x1) - x2) / x.scale + eps / x.scale
+    unit = jnp.where(x.zero, 0, ratio / jnp.where(x.zero, 1, x.length))
+    x_dot = tangents[0] - tangents[1] + tangents[2]
+    return x.scale * x.length, jnp.sum(unit * x_dot, axes, keepdims=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -200,8 +193,7 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 
     0 with gradient 0 where a vector is 0.
     """
-    one, two = _direction(x1, axes), _direction(x2, axes)
-    inner = jnp.sum(one.ratio * two.ratio, axes, keepdims=True)
+    (one, two), inner = _lengths(lambda: [x1, x2], axes)
     return inner / (_divisor(one, eps) * _divisor(two, eps))
 
 
@@ -209,25 +201,71 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 def _cosine_jvp(axes, primals, tangents):
     # Autodiff would keep four arrays for the backward pass.
     x1, x2, eps = primals
-    similarity = cosine(*primals, axes)
-    one, two = _direction(x1, axes), _direction(x2, axes)
+    (one, two), inner = _lengths(lambda: [x1, x2], axes)
+    divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
+    unit1, unit2 = x1 / one.scale / divisor1, x2 / two.scale / divisor2
+    similarity = inner / (divisor1 * divisor2)
 
-    def along(own: _Direction, other: _Direction, tangent: jax.Array) -> jax.Array:
-        divisor = _divisor(own, eps)
+    def along(own, divisor, own_unit, other_unit, tangent):
         # A vector shorter than eps is divided by a constant.
         turning = jnp.where(own.length < eps / own.scale, 0, similarity)
-        gradient = other.ratio / _divisor(other, eps) - turning * (own.ratio / divisor)
-        gradient = jnp.where(own.zero, 0, gradient)
+        gradient = jnp.where(own.zero, 0, other_unit - turning * own_unit)
         return jnp.sum(gradient * (tangent / own.scale / divisor), axes, keepdims=True)
 
-    return similarity, along(one, two, tangents[0]) + along(two, one, tangents[1])
+    along1 = along(one, divisor1, unit1, unit2, tangents[0])
+    return similarity, along1 + along(two, divisor2, unit2, unit1, tangents[1])
 
 
-def _divisor(x: _Direction, eps: jax.Array) -> jax.Array:
+def _divisor(x: _Length, eps: jax.Array) -> jax.Array:
     """max(‖x‖, eps) / scale, and 1 for a zero vector."""
     floor = eps / x.scale
     length = jnp.where(x.length < floor, floor, x.length)
     return jnp.where(x.zero, 1, length)
+
+
+class _Length(NamedTuple):
+    """‖x‖ = scale * length; the scale has no derivative."""
+
+    scale: jax.Array
+    length: jax.Array
+    zero: jax.Array  # Whether the vector is 0; its length is then 0, with derivative 0.
+
+
+def _lengths(
+    vectors: Callable[[], list[jax.Array]], axes: tuple[int, ...]
+) -> tuple[list[_Length], jax.Array]:
+    """The lengths of one or two vectors, and the inner product of the first and last, scaled.
+
+    The scales shield the squares from overflow and underflow, but to find them takes a pass over
+    the memory, which is half of a norm's time on a CPU. There the plain sums tell whether scales
+    are needed. The vectors are made anew in each branch, which could not be fused with what makes
+    them outside.
+    """
+
+    def sums(vectors):
+        squares = [jnp.sum(jnp.square(x), axes, keepdims=True) for x in vectors]
+        return squares, jnp.sum(vectors[0] * vectors[-1], axes, keepdims=True)
+
+    def shielded():
+        scales, zeros = zip(*(_scale(jnp.abs(x), 2, axes) for x in vectors()), strict=True)
+        ratios = [x / scale for x, scale in zip(vectors(), scales, strict=True)]
+        return list(scales), list(zeros), *sums(ratios)
+
+    def adaptive():
+        squares, inner = sums(vectors())
+        far = 2.0 ** (int(jnp.finfo(inner.dtype).maxexp) // 3)
+        needless = [jnp.all((x > 1 / far) & (x < far)) for x in squares]
+        zeros = [x == 0 for x in squares]
+        ones = [jnp.where(zero, 1, 1).astype(inner.dtype) for zero in zeros]
+        plain = ones, zeros, squares, inner
+        return lax.cond(functools.reduce(operator.and_, needless), lambda: plain, shielded)
+
+    scales, zeros, squares, inner = lax.platform_dependent(cpu=adaptive, default=shielded)
+    lengths = (
+        jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+        for zero, square in zip(zeros, squares, strict=True)
+    )
+    return [*map(_Length, scales, lengths, zeros)], inner
 
 
 def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ import oracle
 import pytest
 from cases import BY_NAME, LOSSES, arrays
 from hypothesis.extra import numpy as hnp
+from jax import lax
 
 import jaxloss
 from jaxloss import functional as F
@@ -204,6 +205,28 @@ def test_norms_neither_overflow_nor_vanish(size):
     np.testing.assert_allclose(gradient, wanted, rtol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["distance", "cosine", "complex"])
+def test_an_extreme_vector_leaves_the_others_alone(name):
+    # Norms are shielded from overflow for a whole batch or for none of it.
+    def losses(x1, x2):
+        if name == "distance":
+            return jaxloss.pairwise_distance(x1, x2, eps=0.0)
+        if name == "cosine":
+            return jaxloss.cosine_similarity(x1, x2)
+        return jnp.sum(jaxloss.absolute_error(lax.complex(x1, x2)), -1)
+
+    sizes = np.array([1, 1e20, 1e-25, 0, 2e6, 3e6, 4e-7, 1e-7], np.float32)[:, None]
+    x1, x2 = np.random.default_rng(0).normal(size=(2, 8, 3)).astype(np.float32)
+    gradients = jax.jit(jax.value_and_grad(lambda *x: jnp.sum(losses(*x)), (0, 1)))
+    for a, b in ((x1 * sizes, x2 * sizes), (x1 * sizes, x2), (x1 * sizes, 0 * x2)):
+        together = jax.jit(losses)(a, b), *gradients(a, b)[1]
+        for i in range(len(a)):
+            alone, slopes = gradients(a[i], b[i])
+            for got, wanted in zip(together, (alone, *slopes), strict=True):
+                largest = float(jnp.max(jnp.abs(wanted)))
+                np.testing.assert_allclose(got[i], wanted, rtol=2e-6, atol=1e-6 * largest)
+
+
 @pytest.mark.parametrize(("count", "size"), [(64, 1e-37), (1024, 1e-36), (4, 1e38), (64, 1e37)])
 def test_norms_in_forward_mode(count, size):
     x, ones = jnp.full(count, size), jnp.ones(count)
@@ -238,11 +261,12 @@ def test_second_order_at_kinks_inside_a_scan(name):
     def scanned(x):
         return jax.lax.scan(lambda total, x: (total + plain(x), None), 0.0, x[None])[0]
 
-    x = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1.0, -1.0, -0.0]])
-    wanted = jax.hessian(plain)(x)
-    assert np.all(np.isfinite(wanted))
-    for twice in (jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))):
-        np.testing.assert_allclose(twice(scanned)(x), wanted, rtol=1e-5, atol=1e-6)
+    corners = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1.0, -1.0, -0.0]])
+    for x in (corners, corners.at[1].set(2.0)):  # Vectors of 0 need more than others.
+        wanted = jax.hessian(plain)(x)
+        assert np.all(np.isfinite(wanted))
+        for twice in (jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))):
+            np.testing.assert_allclose(twice(scanned)(x), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_large_vectors_through_torch_door():

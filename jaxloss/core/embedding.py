@@ -154,7 +154,8 @@ def pairwise_distance(
     if not isinstance(p, int | float) or math.isnan(p):
         _checks.fail(ValueError, "p", "be a number", repr(p))
     eps = _checks.hyper_parameter("eps", eps, x1)
-    return _numerics.norm(x1 - x2 + eps, p, axes, keepdims=keepdims)
+    distances = _numerics.distance(x1, x2, eps, p, axes)
+    return distances if keepdims else jnp.squeeze(distances, axes)
 
 
 @public(static=("p", "swap", "axis"), domain={"margin": _checks.POSITIVE})
@@ -207,11 +208,15 @@ def triplet_margin_loss(
     )
     _checks.same_shape(anchors=anchors, positives=positives, negatives=negatives)
 
-    def distance(x1: jax.Array, x2: jax.Array) -> jax.Array:
+    eps = _checks.hyper_parameter("eps", eps, anchors)
+
+    def distance(x1: jax.Array, x2: jax.Array, eps: jax.Array) -> jax.Array:
         return pairwise_distance(x1, x2, p=p, eps=eps, axis=axis)
 
-    near, far = distance(anchors, positives), distance(anchors, negatives)
-    between = distance(positives, negatives) if swap else None
+    near = distance(anchors, positives, eps)
+    # ‖a - n + eps‖. With the same eps in both, XLA would store it in the embeddings' full shape.
+    far = distance(negatives, anchors, -eps)
+    between = distance(positives, negatives, eps) if swap else None
     return _hinge_of_distances(near, far, between, margin=margin)
 
 
