@@ -304,7 +304,7 @@ def linear(
 
     def equation(both):
         x, y = both
-        one = _tied(jnp.ones((), like.dtype), given)
+        one = tied(jnp.ones((), like.dtype), given)
         return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, y - f(given, x)))
 
     def solve(_, right):
@@ -315,15 +315,15 @@ def linear(
         x, y = right
         return jax.tree.map(jnp.add, x, transpose(given, y)), y
 
-    right = x, _tied(jnp.zeros_like(like), x)
+    right = x, tied(jnp.zeros_like(like), x)
     x, y = lax.custom_linear_solve(equation, right, solve, transposed_solve)
-    return _tied(y, x)
+    return tied(y, x)
 
 
-def _tied(value: jax.Array, to: Any) -> jax.Array:
+def tied(value: jax.Array, to: Any) -> jax.Array:
     """The value, which now counts as depending on all numbers in `to`.
 
-    For JAX differentiates a linear equation if all of it depends on what it differentiates.
+    JAX differentiates a linear equation only if all of it depends on what it differentiates.
     """
     leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
     return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,29 +38,75 @@ class Shared(NamedTuple):
 
 def in_blocks(rows: Rows, blocks: int) -> Rows:
     """Cuts the examples into blocks, each with its share of every device's examples."""
+    rows = _padded(rows, blocks)
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(len(x) // blocks, blocks, *x.shape[1:]), 1, 0), rows
+    )
+
+
+def _padded(rows: Rows, blocks: int) -> Rows:
+    """Examples that can be cut into so many blocks, with absent ones behind if need be."""
     examples = len(rows.inputs)
-    size = -(-examples // blocks)
-    if size * blocks > examples:
-        where = jnp.ones(examples, bool) if rows.where is None else rows.where
-        rows = jax.tree.map(
-            lambda x: jnp.pad(x, [(0, size * blocks - examples)] + [(0, 0)] * (x.ndim - 1)),
-            rows._replace(where=where),
-        )
-    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(size, blocks, *x.shape[1:]), 1, 0), rows)
+    missing = -examples % blocks
+    if not missing:
+        return rows
+    where = jnp.ones(examples, bool) if rows.where is None else rows.where
+    return jax.tree.map(
+        lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows._replace(where=where)
+    )
 
 
 def losses(rows: Rows, shared: Shared, shape: tuple[int, ...], axis_name: AxisName) -> jax.Array:
     """One loss per example, as an array of the shape."""
-    found = _losses_of_blocks(rows, shared, axis_name)
+    found = _losses_of_blocks(rows, shared, axis_name, False)
     return jnp.moveaxis(found, 0, 1).reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _losses_of_blocks(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
-    return _scan(lambda _, rows: (None, _block(rows, shared, axis_name)), None, rows)[1]
+def losses_of_few(rows: Rows, shared: Shared, blocks: int) -> jax.Array:
+    """One loss per example, (N,), of which few take part: blocks without any take no time.
+
+    The rows are not in blocks yet. Where they are sharded over devices they change places.
+    """
+    examples, rows = len(rows.inputs), _padded(rows, blocks)
+    where: Any = rows.where
+    count = len(where)
+    indices = jnp.arange(count)
+    order = jnp.sort(jnp.where(where, indices, indices + count)) % max(count, 1)
+    front, behind = (jnp.cumsum(x, dtype=order.dtype) for x in (where, ~where))
+    rank = jnp.where(where, front, jnp.sum(where, dtype=order.dtype) + behind) - 1
+    inputs = _permuted(rows.inputs, order, rank)
+    rows = Rows(inputs, _taken(rows.labels, order), _taken(where, order))
+    rows = jax.tree.map(lambda x: x.reshape(blocks, count // blocks, *x.shape[1:]), rows)
+    found = _losses_of_blocks(rows, shared, None, True)
+    return _permuted(found.reshape(count), rank, order)[:examples]
 
 
-def _losses_of_blocks_jvp(axis_name, primals, tangents):
+def _permuted(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """x[order], whose transpose JAX would make a scatter."""
+    return _numerics.linear(
+        lambda orders, x: _taken(x, orders[0]),
+        lambda orders, x: _taken(x, orders[1]),
+        (order, inverse),
+        x,
+        x,
+    )
+
+
+def _taken(x: jax.Array, order: jax.Array) -> jax.Array:
+    return x.at[order].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _losses_of_blocks(rows: Rows, shared: Shared, axis_name: AxisName, sparse: bool) -> jax.Array:
+    return _scan(
+        lambda _, rows: (None, _block(rows, shared, axis_name)),
+        None,
+        rows,
+        shared if sparse else None,
+    )[1]
+
+
+def _losses_of_blocks_jvp(axis_name, sparse, primals, tangents):
     (rows, shared), moving, dots = _movement(*primals, *tangents)
 
     def along(given, dots):
@@ -77,13 +123,13 @@ def _losses_of_blocks_jvp(axis_name, primals, tangents):
             leaves = _leaves(rows, moving[0]), _leaves(shared, moving[1])
             return None, jax.jvp(loss, leaves, (own_dot, dots[1]))[1]
 
-        return _scan(block, None, (rows, dots[0]))[1]
+        return _scan(block, None, (rows, dots[0]), (shared, dots[1]) if sparse else None)[1]
 
     def gradients(given, factors):
         rows, shared = given
-        return _losses_and_gradients(rows, shared, factors, moving, axis_name)[1]
+        return _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse)[1]
 
-    found = _losses_of_blocks(rows, shared, axis_name)
+    found = _losses_of_blocks(rows, shared, axis_name, sparse)
     if axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
         return found, along((rows, shared), dots)
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
@@ -97,14 +143,14 @@ _losses_of_blocks.defjvp(_losses_of_blocks_jvp, symbolic_zeros=True)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def total(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     """The sum of the losses."""
-    return jnp.sum(_losses_of_blocks(rows, shared, axis_name))
+    return jnp.sum(_losses_of_blocks(rows, shared, axis_name, False))
 
 
 def _total_jvp(axis_name, primals, tangents):
     # Here the factor of every loss is known, so that a block's gradient can be made while its
     # logits exist: with three products of the kernel's size in all instead of four.
     (rows, shared), moving, dots = _movement(*primals, *tangents)
-    found, gradients = _losses_and_gradients(rows, shared, None, moving, axis_name)
+    found, gradients = _losses_and_gradients(rows, shared, None, moving, axis_name, False)
     parts = jax.tree.map(lambda gradient, dot: jnp.sum(gradient * dot), gradients, dots)
     return jnp.sum(found), sum(jax.tree.leaves(parts))
 
@@ -112,7 +158,7 @@ def _total_jvp(axis_name, primals, tangents):
 total.defjvp(_total_jvp, symbolic_zeros=True)
 
 
-def _losses_and_gradients(rows, shared, factors, moving, axis_name):
+def _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse):
     """The losses of all blocks, and the gradients of their sum, weighted by `factors`.
 
     The gradients are those of the leaves that are `moving`.
@@ -143,7 +189,7 @@ def _losses_and_gradients(rows, shared, factors, moving, axis_name):
 
     # Zeros that vary over the devices of `jax.shard_map` as the leaves do.
     nothing = [((x == 0) & False).astype(x.dtype) for x in _leaves(shared, moving[1])]
-    common, (own, losses) = _scan(block, nothing, (rows, factors))
+    common, (own, losses) = _scan(block, nothing, (rows, factors), shared if sparse else None)
     return losses, (own, common)
 
 
@@ -250,9 +296,30 @@ def _add_product(so_far, slope, inputs):
     return portion(whole * width, rest, so_far) if rest else so_far
 
 
-def _scan(f, carry, blocks):
-    """`lax.scan`, without a loop where there is one block only."""
+def _scan(f, carry, blocks, besides=None):
+    """`lax.scan`, without a loop where there is one block only.
+
+    Given what f reads besides, blocks of which no example takes part are skipped: the carry stays
+    as it is, and the output is 0.
+    """
+    if besides is not None:
+        f = _where_any(f, besides)
     if len(jax.tree.leaves(blocks)[0]) > 1:
         return lax.scan(f, carry, blocks)
     carry, out = f(carry, jax.tree.map(lambda x: x[0], blocks))
     return carry, jax.tree.map(lambda x: x[None], out)
+
+
+def _where_any(f, besides):
+    def skipping(carry, block):
+        rows: Any = block if isinstance(block, Rows) else block[0]
+
+        def skip(carry, block):
+            _, out = jax.eval_shape(f, carry, block)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
+            # As inside `jax.shard_map` they vary over the same devices as what f gives.
+            return carry, jax.tree.map(lambda x: _numerics.tied(x, (block, besides)), zeros)
+
+        return lax.cond(jnp.any(rows.where), f, skip, carry, block)
+
+    return skipping

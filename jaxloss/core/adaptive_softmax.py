@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxloss import _checks
 from jaxloss._public import public
 from jaxloss.core import _classes
-from jaxloss.core.linear_cross_entropy import linear_softmax_cross_entropy
+from jaxloss.core.linear_cross_entropy import linear_softmax_cross_entropy, losses_of_few
 
 Tail = Sequence[tuple[ArrayLike, ArrayLike]]
 
@@ -34,9 +34,10 @@ def adaptive_softmax_cross_entropy(
     loss = -log softmax(head)_y for the S most frequent classes, and for a class y of cluster i
     -log softmax(head)_{S+i} - log softmax(tail_i)_{y - first class of i}.
 
-    One program serves every batch: each cluster sees all examples, and what is not in it has no
-    part in its gradient. No logits of a whole batch are kept. A label outside [0, C) gives NaN in
-    its own loss, the gradient of its own input and that of the head, which all examples share.
+    One program serves every batch, in a time that grows with the number of rare labels: examples of
+    other clusters are set aside, and no logits made of them. No logits of a whole batch are kept.
+    A label outside [0, C) gives NaN in its own loss, the gradient of its own input and that of the
+    head, which all examples share.
 
     Args:
       inputs: floating-point array (..., D), features.
@@ -84,7 +85,7 @@ def adaptive_softmax_cross_entropy(
         own = member[..., None] if where is None else member[..., None] & where
         # Masked here already, since NaN times 0 would reach the projection's gradient.
         features = jnp.inner(jnp.where(own, inputs, 0), projection)
-        losses += linear_softmax_cross_entropy(features, weights, labels - first, where=own)
+        losses += losses_of_few(features, weights, labels - first, own)
     return losses
 
 

@@ -8,6 +8,7 @@ import numbers
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
 from jaxloss import _checks
@@ -19,6 +20,10 @@ from jaxloss.core._classes import AxisName
 # rather than by reading and writing the kernel's gradient, even if they make more logits than that.
 _PORTION = 2**22
 _ENOUGH = 1024
+
+# Where few examples take part: pieces of the batch that may be left out, of so many at least.
+_PIECES = 16
+_LEAST = 64
 
 
 @public(
@@ -120,6 +125,27 @@ def problem(
     The arguments are those of `linear_softmax_cross_entropy`; of `copies` vmapped ones, the blocks
     are as much smaller.
     """
+    terms = class_weights, label_smoothing, z_loss
+    rows, shared = _checked(inputs, kernel, labels, bias, where, *terms, axis_name)
+    return _blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
+
+
+def losses_of_few(
+    inputs: jax.Array, kernel: jax.Array, labels: jax.Array, where: jax.Array
+) -> jax.Array:
+    """`linear_softmax_cross_entropy` in a time that depends on how many examples take part."""
+    if AxisType.Explicit in jax.typeof(inputs).sharding.mesh.axis_types:
+        # There examples may not be moved between devices.
+        return linear_softmax_cross_entropy(inputs, kernel, labels, where=where)
+    rows, shared = _checked(inputs, kernel, labels, None, where, None, 0, 0, None)
+    blocks = max(_block_count(rows, shared, None, 1), min(_PIECES, len(rows.inputs) // _LEAST), 1)
+    return _blocks.losses_of_few(rows, shared, blocks).reshape(labels.shape)
+
+
+def _checked(
+    inputs, kernel, labels, bias, where, class_weights, label_smoothing, z_loss, axis_name
+) -> tuple[_blocks.Rows, _blocks.Shared]:
+    """The problem, with one dimension of examples, not in blocks."""
     inputs, kernel = _checks.arrays(inputs=inputs, kernel=kernel)
     if not inputs.ndim:
         _checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
@@ -152,7 +178,7 @@ def problem(
     if inputs.ndim != 2:
         count = math.prod(inputs.shape[:-1])
         rows = jax.tree.map(lambda x: x.reshape(count, *x.shape[inputs.ndim - 1 :]), rows)
-    return _blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
+    return rows, shared
 
 
 def _labels(labels, inputs, classes, where, axis_name):
