@@ -115,10 +115,21 @@ def binary_cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Arr
     _checks.same_shape(probabilities=probabilities, labels=labels)
     for name, value in (("probabilities", probabilities), ("labels", labels)):
         _checks.require((value >= 0) & (value <= 1), name, "be probabilities in [0, 1]")
-    return -(
-        labels * _bounded_log(probabilities, False)
-        + (1 - labels) * _bounded_log(probabilities, True)
-    )
+    return _binary(probabilities, labels)
+
+
+@jax.custom_jvp
+def _binary(p: jax.Array, y: jax.Array) -> jax.Array:
+    return (y - 1) * _bounded_log(p, True) - y * _bounded_log(p, False)
+
+
+@_binary.defjvp
+def _binary_jvp(primals, tangents):
+    # Autodiff would keep y - 1. Both are negated here, or it would be stored all the same.
+    (p, y), (p_dot, y_dot) = primals, tangents
+    by_probability = (1 - y) * _slope(p, True) - y * _slope(p, False)
+    by_label = _bounded_log(p, True) - _bounded_log(p, False)
+    return _binary(p, y), by_probability * p_dot + by_label * y_dot
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -129,11 +140,19 @@ def _bounded_log(p: jax.Array, complement: bool) -> jax.Array:
 
 @_bounded_log.defjvp
 def _bounded_log_jvp(complement, primals, tangents):
-    # The bound must not stop the gradient: a probability of 0 could never recover. torch bounds
-    # p (1 - p) from below instead, and so has gradient 0 for a certain and correct prediction.
     (p,), (p_dot,) = primals, tangents
-    chance = jnp.maximum(1 - p if complement else p, 1e-12)
-    return _bounded_log(p, complement), (-p_dot if complement else p_dot) / chance
+    slope = _slope(p, complement)
+    return _bounded_log(p, complement), (-slope if complement else slope) * p_dot
+
+
+def _slope(p: jax.Array, complement: bool) -> jax.Array:
+    """1 / p, or 1 / (1 - p).
+
+    The bound of the logarithm must not stop the gradient: a probability of 0 could never recover.
+    torch bounds p (1 - p) from below instead, and so has gradient 0 for a certain and correct
+    prediction.
+    """
+    return 1 / jnp.maximum(1 - p if complement else p, 1e-12)
 
 
 @public()
@@ -164,7 +183,20 @@ def soft_margin_loss(scores: ArrayLike, targets: ArrayLike) -> jax.Array:
     scores, targets = _checks.arrays(scores=scores, targets=targets)
     _checks.same_shape(scores=scores, targets=targets)
     _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    return _numerics.softplus(-targets * scores)
+    return _soft_margin(scores, targets)
+
+
+@jax.custom_jvp
+def _soft_margin(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _numerics.softplus(-(y * x))
+
+
+@_soft_margin.defjvp
+def _soft_margin_jvp(primals, tangents):
+    # Autodiff would keep -y x for the backward pass.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    slope = lax.logistic(-(y * _numerics.again(x)))
+    return _soft_margin(x, y), -slope * (y * x_dot + x * y_dot)
 
 
 @public(static=("axis",))

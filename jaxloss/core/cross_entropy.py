@@ -188,8 +188,10 @@ def losses_of_labels(
         losses = _numerics.product(weight, losses)
     if smoothing is not None:
         even = _even_labels(logits, where, weights, axes, axis_name)
-        below_peak = _below_peak(logits, even, peak, present, axes, axis_name)
-        spread = below_peak + _classes.total(even, axes, axis_name) * log_sum
+        alike = weights is None and not _classes.masks_classes(where, axes)
+        below_peak = _below_peak(logits, even, peak, present, axes, axis_name, alike)
+        mass = jnp.broadcast_to(even, jnp.broadcast_shapes(even.shape, _one_example(logits, axes)))
+        spread = below_peak + _classes.total(mass, axes, axis_name) * log_sum
         losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
     return _finished(losses, z_loss, peak + log_sum, present, axes)
 
@@ -235,10 +237,14 @@ def _prepared(logits, where, axes, axis_name):
 def _even_labels(logits, where, weights, axes, axis_name):
     """w_c / C for the classes that take part, in the least shape that tells them apart."""
     even = 1 / jnp.asarray(_classes.count(logits, axes, where, axis_name), logits.dtype)
-    shape = [size if a in axes else 1 for a, size in enumerate(logits.shape)]
-    even = jnp.broadcast_to(even, jnp.broadcast_shapes(even.shape, tuple(shape)))
+    even = even.reshape(even.shape or (1,) * logits.ndim)
     even = even if weights is None else weights * even
     return jnp.where(where, even, 0) if _classes.masks_classes(where, axes) else even
+
+
+def _one_example(logits, axes):
+    """The shape of the logits of one example."""
+    return tuple(size if a in axes else 1 for a, size in enumerate(logits.shape))
 
 
 def _finished(losses, z_loss, log_normalizer, present, axes):
@@ -277,21 +283,25 @@ def _surprise_jvp(axes, axis_name, primals, tangents):
     return (surprise, log_sum), tuple(totals)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _below_peak(logits, labels, peak, present, axes, axis_name):
-    """Σ_c labels_c (peak - logits_c)."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _below_peak(logits, labels, peak, present, axes, axis_name, alike=False):
+    """Σ_c labels_c (peak - logits_c); `alike` if an example's labels are all the same, above 0."""
+    if alike:
+        # Only arithmetic, and none that is done elsewhere: then no term is stored.
+        total = _classes.total(logits + -peak, axes, axis_name)
+        return jnp.where(present, -labels * total, 0)
     parts = _numerics.where(present & (labels != 0), labels * (peak - logits), 0)
     return _classes.total(parts, axes, axis_name)
 
 
 @_below_peak.defjvp
-def _below_peak_jvp(axes, axis_name, primals, tangents):
+def _below_peak_jvp(axes, axis_name, alike, primals, tangents):
     # Autodiff would multiply the NaN that absent examples may hold by 0.
     logits, labels, peak, present = primals
     below = _numerics.where(present, peak - logits, 0)
     parts = _numerics.silenced(labels, below) * tangents[1] - labels * tangents[0]
     tangent = _classes.total(_numerics.where(present, parts, 0), axes, axis_name)
-    return _below_peak(*primals, axes, axis_name), tangent
+    return _below_peak(*primals, axes, axis_name, alike), tangent
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))

@@ -10,15 +10,23 @@ from jaxloss import _checks, _numerics
 from jaxloss._public import public
 
 
-def _errors(
+def _arrays(
     predictions: ArrayLike, targets: ArrayLike | None, *, complex_too: bool = False
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     if targets is None:
-        return _checks.arrays(predictions=predictions, complex_too=complex_too)[0]
+        (predictions,) = _checks.arrays(predictions=predictions, complex_too=complex_too)
+        return predictions, jnp.zeros((), predictions.dtype)
     predictions, targets = _checks.arrays(
         predictions=predictions, targets=targets, complex_too=complex_too
     )
     _checks.same_shape(predictions=predictions, targets=targets)
+    return predictions, targets
+
+
+def _errors(
+    predictions: ArrayLike, targets: ArrayLike | None, *, complex_too: bool = False
+) -> jax.Array:
+    predictions, targets = _arrays(predictions, targets, complex_too=complex_too)
     return predictions - targets
 
 
@@ -106,24 +114,28 @@ def huber_loss(
 
     Source: Huber, Robust estimation of a location parameter (1964).
     """
-    error = _errors(predictions, targets)
-    return _huber(error, _checks.hyper_parameter("delta", delta, error))
+    predictions, targets = _arrays(predictions, targets)
+    delta = _checks.hyper_parameter("delta", delta, predictions)
+    return _huber(predictions, targets, delta)
 
 
 @jax.custom_jvp
-def _huber(error: jax.Array, delta: jax.Array) -> jax.Array:
-    size = _numerics.absolute(error)
-    return jnp.where(size < delta, 0.5 * jnp.square(error), delta * (size - 0.5 * delta))
+def _huber(x: jax.Array, y: jax.Array, delta: jax.Array) -> jax.Array:
+    size = _numerics.absolute(x - y)
+    half = jnp.minimum(0.5 * size, 0.5 * delta)
+    return 2 * (half * (size - half))
 
 
 @_huber.defjvp
 def _huber_jvp(primals, tangents):
     # Autodiff would keep several arrays for the backward pass, which needs the error alone.
-    (error, delta), (error_dot, delta_dot) = primals, tangents
+    (x, y, delta), (x_dot, y_dot, delta_dot) = primals, tangents
+    error = _numerics.again(x) - y
     size = _numerics.absolute(error)
     small = size < delta
     clipped = jnp.where(small, error, delta * jnp.sign(error))
-    return _huber(error, delta), clipped * error_dot + jnp.where(small, 0, size - delta) * delta_dot
+    by_delta = jnp.where(small, 0, size - delta)
+    return _huber(*primals), clipped * (x_dot - y_dot) + by_delta * delta_dot
 
 
 @public(domain={"beta": _checks.NON_NEGATIVE})
@@ -154,23 +166,27 @@ def smooth_l1_loss(
 
     Source: Girshick, Fast R-CNN, arXiv:1504.08083.
     """
-    error = _errors(predictions, targets)
-    return _smooth_l1(error, _checks.hyper_parameter("beta", beta, error))
+    predictions, targets = _arrays(predictions, targets)
+    beta = _checks.hyper_parameter("beta", beta, predictions)
+    return _smooth_l1(predictions, targets, beta)
 
 
 @jax.custom_jvp
-def _smooth_l1(error: jax.Array, beta: jax.Array) -> jax.Array:
-    size = _numerics.absolute(error)
-    curved = 0.5 * error * (error / jnp.where(beta == 0, 1, beta))
-    return jnp.where(size < beta, curved, size - 0.5 * beta)
+def _smooth_l1(x: jax.Array, y: jax.Array, beta: jax.Array) -> jax.Array:
+    size = _numerics.absolute(x - y)
+    limits = jnp.finfo(beta.dtype)
+    beta = jnp.clip(beta, float(limits.tiny), float(limits.max))
+    half = jnp.minimum(0.5 * size / beta, 0.5)
+    return 2 * (half * (size - half * beta))
 
 
 @_smooth_l1.defjvp
 def _smooth_l1_jvp(primals, tangents):
     # As for the Huber loss.
-    (error, beta), (error_dot, beta_dot) = primals, tangents
+    (x, y, beta), (x_dot, y_dot, beta_dot) = primals, tangents
+    error = _numerics.again(x) - y
     small = _numerics.absolute(error) < beta
     ratio = jnp.where(small, error, 0) / jnp.where(beta == 0, 1, beta)
     by_error = jnp.where(small, ratio, jnp.sign(error))
     by_beta = -0.5 * jnp.where(small, jnp.square(ratio), 1)
-    return _smooth_l1(error, beta), by_error * error_dot + by_beta * beta_dot
+    return _smooth_l1(*primals), by_error * (x_dot - y_dot) + by_beta * beta_dot
