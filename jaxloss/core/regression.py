@@ -23,13 +23,6 @@ def _arrays(
     return predictions, targets
 
 
-def _errors(
-    predictions: ArrayLike, targets: ArrayLike | None, *, complex_too: bool = False
-) -> jax.Array:
-    predictions, targets = _arrays(predictions, targets, complex_too=complex_too)
-    return predictions - targets
-
-
 @public()
 def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Absolute error.
@@ -55,7 +48,22 @@ def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> 
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html
     """
-    return _numerics.absolute(_errors(predictions, targets, complex_too=True))
+    predictions, targets = _arrays(predictions, targets, complex_too=True)
+    if jnp.iscomplexobj(predictions):
+        return _numerics.absolute(predictions - targets)
+    return _absolute(predictions, targets)
+
+
+@jax.custom_jvp
+def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _numerics.absolute(x - y)
+
+
+@_absolute.defjvp
+def _absolute_jvp(primals, tangents):
+    # Written as in the value, the error would be stored for both.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    return _absolute(x, y), jnp.sign(_numerics.again(x) - y) * (x_dot - y_dot)
 
 
 @public()
@@ -83,7 +91,19 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html
     """
-    return jnp.square(_errors(predictions, targets))
+    return _squared(*_arrays(predictions, targets))
+
+
+@jax.custom_jvp
+def _squared(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.square(x - y)
+
+
+@_squared.defjvp
+def _squared_jvp(primals, tangents):
+    # As for the absolute error.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    return _squared(x, y), 2 * (_numerics.again(x) - y) * (x_dot - y_dot)
 
 
 @public(domain={"delta": _checks.POSITIVE})
