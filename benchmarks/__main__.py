@@ -116,8 +116,8 @@ def main() -> None:
     if not records:
         raise SystemExit("no records to show")
     print(", ".join(f"{name} {value}" for name, value in records[0]["machine"].items()))
-    print(report.table(records))
-    print(report.summary(records))
+    for part in (report.table, report.brief, report.summary):
+        print(f"\n{part(records)}")
     if options.plot:
         report.plot(records, options.plot)
 

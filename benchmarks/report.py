@@ -71,6 +71,19 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
+def brief(records: Sequence[Record]) -> str:
+    """A Markdown table of the ratios alone, a line for each workload."""
+    lines = ["| workload | ms | optax or plain | torch | torch.compile |", "|---|---|---|---|---|"]
+    for record in records:
+        ours, *peers = record["contenders"]
+        ratios = {p["name"] if "torch" in p["name"] else _IN_JAX: p["ratio"] for p in peers}
+        found = (ratios.get(name) for name in (_IN_JAX, "torch", "torch.compile"))
+        cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in found]
+        cells = [record["workload"], f"{1e3 * ours['seconds']:.3g}", *cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def summary(records: Sequence[Record]) -> str:
     """The geometric mean of the ratios to each peer."""
     ratios: dict[str, list[float]] = {}
