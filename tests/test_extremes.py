@@ -280,6 +280,14 @@ def test_large_vectors_through_torch_door():
     )
 
 
+def test_smooth_l1_without_a_curve_and_without_an_end_to_it():
+    errors = jnp.array([0.0, 1e-30, 0.5, 3.0, 1e20])
+    np.testing.assert_array_equal(jaxloss.smooth_l1_loss(errors, beta=0.0), errors)
+    np.testing.assert_array_equal(jaxloss.smooth_l1_loss(errors, beta=jnp.inf), jnp.zeros(5))
+    slopes = jax.grad(lambda x: jaxloss.smooth_l1_loss(x, beta=0.0).sum())(errors)
+    np.testing.assert_array_equal(slopes, [0, 1, 1, 1, 1])
+
+
 def test_soft_margin_does_not_overflow():
     assert jaxloss.soft_margin_loss(-1000.0, 1.0) == 1000
     assert jax.grad(jaxloss.soft_margin_loss)(-1000.0, 1.0) == -1

@@ -195,9 +195,9 @@ def smooth_l1_loss(
 def _smooth_l1(x: jax.Array, y: jax.Array, beta: jax.Array) -> jax.Array:
     size = _numerics.absolute(x - y)
     limits = jnp.finfo(beta.dtype)
-    beta = jnp.clip(beta, float(limits.tiny), float(limits.max))
+    beta = jnp.maximum(beta, float(limits.tiny))
     half = jnp.minimum(0.5 * size / beta, 0.5)
-    return 2 * (half * (size - half * beta))
+    return 2 * (half * (size - half * jnp.minimum(beta, float(limits.max))))
 
 
 @_smooth_l1.defjvp
