@@ -71,12 +71,16 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
+def _kind(peer: Mapping[str, Any]) -> str:
+    return peer["name"] if peer["name"].startswith("torch") else _IN_JAX
+
+
 def brief(records: Sequence[Record]) -> str:
     """A Markdown table of the ratios alone, a line for each workload."""
     lines = ["| workload | ms | optax or plain | torch | torch.compile |", "|---|---|---|---|---|"]
     for record in records:
         ours, *peers = record["contenders"]
-        ratios = {p["name"] if "torch" in p["name"] else _IN_JAX: p["ratio"] for p in peers}
+        ratios = {_kind(peer): peer["ratio"] for peer in peers}
         found = (ratios.get(name) for name in (_IN_JAX, "torch", "torch.compile"))
         cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in found]
         cells = [record["workload"], f"{1e3 * ours['seconds']:.3g}", *cells]
@@ -92,8 +96,7 @@ def summary(records: Sequence[Record]) -> str:
             continue
         _, *peers = record["contenders"]
         for peer in peers:
-            name = peer["name"] if peer["name"].startswith("torch") else _IN_JAX
-            ratios.setdefault(name, []).append(peer["ratio"])
+            ratios.setdefault(_kind(peer), []).append(peer["ratio"])
     return "\n".join(
         f"jaxloss takes {math.exp(sum(map(math.log, r)) / len(r)):.2f} of the time of {name}, "
         f"in the geometric mean of {len(r)} workloads"
@@ -116,7 +119,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     for row, record in enumerate(records):
         peers = record["contenders"][1:]
         for i, peer in enumerate(peers):
-            kind = peer["name"] if peer["name"] in colours else _IN_JAX
+            kind = _kind(peer)
             low, high = peer["spread"]
             place = row + 0.8 * ((i + 0.5) / len(peers) - 0.5)
             axes.barh(

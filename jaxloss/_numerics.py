@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -256,9 +255,10 @@ def _lengths(
         far = 2.0 ** (int(jnp.finfo(inner.dtype).maxexp) // 3)
         needless = [jnp.all((x > 1 / far) & (x < far)) for x in squares]
         zeros = [x == 0 for x in squares]
+        # Made of the squares, so that they are sharded as what the other branch gives.
         ones = [jnp.where(zero, 1, 1).astype(inner.dtype) for zero in zeros]
         plain = ones, zeros, squares, inner
-        return lax.cond(functools.reduce(operator.and_, needless), lambda: plain, shielded)
+        return lax.cond(jnp.all(jnp.stack(needless)), lambda: plain, shielded)
 
     scales, zeros, squares, inner = lax.platform_dependent(cpu=adaptive, default=shielded)
     lengths = (

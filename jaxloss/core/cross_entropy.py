@@ -190,8 +190,8 @@ def losses_of_labels(
         even = _even_labels(logits, where, weights, axes, axis_name)
         alike = weights is None and not _classes.masks_classes(where, axes)
         below_peak = _below_peak(logits, even, peak, present, axes, axis_name, alike)
-        mass = jnp.broadcast_to(even, jnp.broadcast_shapes(even.shape, _one_example(logits, axes)))
-        spread = below_peak + _classes.total(mass, axes, axis_name) * log_sum
+        mass = 1 if weights is None else _classes.total(even, axes, axis_name)
+        spread = below_peak + mass * log_sum
         losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
     return _finished(losses, z_loss, peak + log_sum, present, axes)
 
@@ -240,11 +240,6 @@ def _even_labels(logits, where, weights, axes, axis_name):
     even = even.reshape(even.shape or (1,) * logits.ndim)
     even = even if weights is None else weights * even
     return jnp.where(where, even, 0) if _classes.masks_classes(where, axes) else even
-
-
-def _one_example(logits, axes):
-    """The shape of the logits of one example."""
-    return tuple(size if a in axes else 1 for a, size in enumerate(logits.shape))
 
 
 def _finished(losses, z_loss, log_normalizer, present, axes):

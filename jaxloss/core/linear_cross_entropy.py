@@ -125,8 +125,17 @@ def problem(
     The arguments are those of `linear_softmax_cross_entropy`; of `copies` vmapped ones, the blocks
     are as much smaller.
     """
-    terms = class_weights, label_smoothing, z_loss
-    rows, shared = _checked(inputs, kernel, labels, bias, where, *terms, axis_name)
+    rows, shared = _checked(
+        inputs,
+        kernel,
+        labels,
+        bias=bias,
+        where=where,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        axis_name=axis_name,
+    )
     return _blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
 
 
@@ -137,13 +146,22 @@ def losses_of_few(
     if AxisType.Explicit in jax.typeof(inputs).sharding.mesh.axis_types:
         # There examples may not be moved between devices.
         return linear_softmax_cross_entropy(inputs, kernel, labels, where=where)
-    rows, shared = _checked(inputs, kernel, labels, None, where, None, 0, 0, None)
+    rows, shared = _checked(inputs, kernel, labels, where=where)
     blocks = max(_block_count(rows, shared, None, 1), min(_PIECES, len(rows.inputs) // _LEAST), 1)
     return _blocks.losses_of_few(rows, shared, blocks).reshape(labels.shape)
 
 
 def _checked(
-    inputs, kernel, labels, bias, where, class_weights, label_smoothing, z_loss, axis_name
+    inputs,
+    kernel,
+    labels,
+    *,
+    bias=None,
+    where=None,
+    class_weights=None,
+    label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
+    axis_name=None,
 ) -> tuple[_blocks.Rows, _blocks.Shared]:
     """The problem, with one dimension of examples, not in blocks."""
     inputs, kernel = _checks.arrays(inputs=inputs, kernel=kernel)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -21,6 +25,65 @@ def _arrays(
     )
     _checks.same_shape(predictions=predictions, targets=targets)
     return predictions, targets
+
+
+def _of_error(
+    value: Callable[..., jax.Array], slopes: Callable[..., tuple[jax.Array, ...]]
+) -> Callable[..., jax.Array]:
+    """A loss of x - y and of hyper-parameters, given its value and its derivatives by all these."""
+
+    @jax.custom_jvp
+    def loss(x: jax.Array, y: jax.Array, *hyper_parameters: jax.Array) -> jax.Array:
+        return value(x - y, *hyper_parameters)
+
+    @loss.defjvp
+    def _jvp(primals, tangents):
+        # Autodiff would keep arrays for the backward pass, which needs the error alone; and the
+        # error, written as in the value, would be stored for both.
+        x, y, *hyper_parameters = primals
+        x_dot, y_dot, *dots = tangents
+        found = slopes(_numerics.again(x) - y, *hyper_parameters)
+        parts = (slope * dot for slope, dot in zip(found, (x_dot - y_dot, *dots), strict=True))
+        return loss(*primals), functools.reduce(operator.add, parts)
+
+    return loss
+
+
+_absolute = _of_error(_numerics.absolute, lambda error: (jnp.sign(error),))
+_squared = _of_error(jnp.square, lambda error: (2 * error,))
+
+
+def _huber_value(error: jax.Array, delta: jax.Array) -> jax.Array:
+    size = _numerics.absolute(error)
+    half = jnp.minimum(0.5 * size, 0.5 * delta)
+    return 2 * (half * (size - half))
+
+
+def _huber_slopes(error: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    size = _numerics.absolute(error)
+    small = size < delta
+    return jnp.where(small, error, delta * jnp.sign(error)), jnp.where(small, 0, size - delta)
+
+
+_huber = _of_error(_huber_value, _huber_slopes)
+
+
+def _smooth_l1_value(error: jax.Array, beta: jax.Array) -> jax.Array:
+    size = _numerics.absolute(error)
+    limits = jnp.finfo(beta.dtype)
+    beta = jnp.maximum(beta, float(limits.tiny))
+    half = jnp.minimum(0.5 * size / beta, 0.5)
+    return 2 * (half * (size - half * jnp.minimum(beta, float(limits.max))))
+
+
+def _smooth_l1_slopes(error: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    small = _numerics.absolute(error) < beta
+    ratio = jnp.where(small, error, 0) / jnp.where(beta == 0, 1, beta)
+    by_error = jnp.where(small, ratio, jnp.sign(error))
+    return by_error, -0.5 * jnp.where(small, jnp.square(ratio), 1)
+
+
+_smooth_l1 = _of_error(_smooth_l1_value, _smooth_l1_slopes)
 
 
 @public()
@@ -54,18 +117,6 @@ def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> 
     return _absolute(predictions, targets)
 
 
-@jax.custom_jvp
-def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _numerics.absolute(x - y)
-
-
-@_absolute.defjvp
-def _absolute_jvp(primals, tangents):
-    # Written as in the value, the error would be stored for both.
-    (x, y), (x_dot, y_dot) = primals, tangents
-    return _absolute(x, y), jnp.sign(_numerics.again(x) - y) * (x_dot - y_dot)
-
-
 @public()
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Squared error.
@@ -92,18 +143,6 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html
     """
     return _squared(*_arrays(predictions, targets))
-
-
-@jax.custom_jvp
-def _squared(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.square(x - y)
-
-
-@_squared.defjvp
-def _squared_jvp(primals, tangents):
-    # As for the absolute error.
-    (x, y), (x_dot, y_dot) = primals, tangents
-    return _squared(x, y), 2 * (_numerics.again(x) - y) * (x_dot - y_dot)
 
 
 @public(domain={"delta": _checks.POSITIVE})
@@ -139,25 +178,6 @@ def huber_loss(
     return _huber(predictions, targets, delta)
 
 
-@jax.custom_jvp
-def _huber(x: jax.Array, y: jax.Array, delta: jax.Array) -> jax.Array:
-    size = _numerics.absolute(x - y)
-    half = jnp.minimum(0.5 * size, 0.5 * delta)
-    return 2 * (half * (size - half))
-
-
-@_huber.defjvp
-def _huber_jvp(primals, tangents):
-    # Autodiff would keep several arrays for the backward pass, which needs the error alone.
-    (x, y, delta), (x_dot, y_dot, delta_dot) = primals, tangents
-    error = _numerics.again(x) - y
-    size = _numerics.absolute(error)
-    small = size < delta
-    clipped = jnp.where(small, error, delta * jnp.sign(error))
-    by_delta = jnp.where(small, 0, size - delta)
-    return _huber(*primals), clipped * (x_dot - y_dot) + by_delta * delta_dot
-
-
 @public(domain={"beta": _checks.NON_NEGATIVE})
 def smooth_l1_loss(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, beta: ArrayLike = 1.0
@@ -189,24 +209,3 @@ def smooth_l1_loss(
     predictions, targets = _arrays(predictions, targets)
     beta = _checks.hyper_parameter("beta", beta, predictions)
     return _smooth_l1(predictions, targets, beta)
-
-
-@jax.custom_jvp
-def _smooth_l1(x: jax.Array, y: jax.Array, beta: jax.Array) -> jax.Array:
-    size = _numerics.absolute(x - y)
-    limits = jnp.finfo(beta.dtype)
-    beta = jnp.maximum(beta, float(limits.tiny))
-    half = jnp.minimum(0.5 * size / beta, 0.5)
-    return 2 * (half * (size - half * jnp.minimum(beta, float(limits.max))))
-
-
-@_smooth_l1.defjvp
-def _smooth_l1_jvp(primals, tangents):
-    # As for the Huber loss.
-    (x, y, beta), (x_dot, y_dot, beta_dot) = primals, tangents
-    error = _numerics.again(x) - y
-    small = _numerics.absolute(error) < beta
-    ratio = jnp.where(small, error, 0) / jnp.where(beta == 0, 1, beta)
-    by_error = jnp.where(small, ratio, jnp.sign(error))
-    by_beta = -0.5 * jnp.where(small, jnp.square(ratio), 1)
-    return _smooth_l1(*primals), by_error * (x_dot - y_dot) + by_beta * beta_dot
