@@ -352,14 +352,15 @@ def _upper_half(x: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type((bits >> width) << width, x.dtype)
 
 
-def long_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum over the last axis, and what rounding took from it."""
+def long_sum(x: jax.Array, rest: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """The sum over the last axis, and what rounding took from it, or had taken from the terms."""
 
     def add(so_far, term):
         total, lost = two_sum(so_far[0], term[0])
         return total, (so_far[1] + term[1]) + lost
 
+    rest = jnp.zeros_like(x) if rest is None else rest
     value, zero = lax.stop_gradient(x), jnp.zeros((), x.dtype)
-    total, rest = lax.reduce((value, jnp.zeros_like(x)), (zero, zero), add, (x.ndim - 1,))
+    total, rest = lax.reduce((value, lax.stop_gradient(rest)), (zero, zero), add, (x.ndim - 1,))
     # JAX differentiates no reduction of its user's; this adds 0 with the sum's derivative.
     return total + jnp.sum(x - value, -1), rest

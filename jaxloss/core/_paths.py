@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxloss.core import _scaled
 from jaxloss.core._scaled import Scaled
@@ -25,148 +26,144 @@ _BLOCK = 16
 class Lattice(NamedTuple):
     """The states that paths go through: the labels, and the blanks before, between and behind.
 
-    Axes: direction, state, sequence. The second direction is time reversed with the states in
+    Axes: direction, sequence, state. The second direction is time reversed with the states in
     reverse order, so that one recursion gives both the forward and the backward variables. Frames
-    come in blocks, as many for one half of the time as for the other; padding and what fills the
-    last block are frames at the end in which the blank is certain, which no likelihood notices.
+    come in blocks, as many for one half of the time as for the other.
     """
 
-    blanks: jax.Array  # (blocks, frames, 1, B), logarithms of the factors of each frame.
-    labels: jax.Array  # (blocks, frames, L, B)
-    skips: Scaled  # (2, L, B), 1 for a label that differs from the one before it.
-    start: State  # Certainly in the blank before the first label.
-
-
-class State(NamedTuple):
-    """The sum over all ways into each state so far."""
-
-    blanks: Scaled  # (2, L + 1, B)
-    labels: Scaled  # (2, L, B)
+    factors: jax.Array  # (blocks, frames, B, L + 2), logarithms of what each frame says of symbols.
+    moves: jax.Array  # (blocks, frames, B, 1), 0 for a frame that takes part, or -inf.
+    skips: jax.Array  # (2, B, 2 L + 1), 0 for a label that differs from the one before it, or -inf.
+    start: Scaled  # (2, B, 2 L + 1), certainly in the blank before the first label.
 
 
 class Middle(NamedTuple):
     """Where the two directions meet."""
 
-    state: State
-    starts: State  # Before each block on the way here.
-    likelihood: Scaled  # (1, 1, B)
+    state: Scaled  # The sum over all ways into each state, as `_led` makes it.
+    starts: Scaled  # The same before each block on the way here.
+    likelihood: Scaled  # (1, B, 1)
 
 
-def lattice(blanks: jax.Array, labels: jax.Array, differs: jax.Array, counts: jax.Array) -> Lattice:
-    """The lattice of sequences of T frames.
+def lattice(
+    symbols: jax.Array, factors: jax.Array, frames: jax.Array, labels: jax.Array
+) -> Lattice:
+    """The lattice of sequences of T frames and up to L labels.
 
     Args:
-      blanks: (T, 1, B), the logarithm of the blank's factor in each frame.
-      labels: (T, L, B), those of the labels.
-      differs: (L - 1, B), whether each label differs from the one after it.
-      counts: (B,), how many of the labels there are, the others standing behind.
+      symbols: (B, L + 2), the labels between two blanks.
+      factors: (T, B, L + 2), the logarithms of the factors of these symbols in each frame.
+      frames: (T, B), whether each frame takes part.
+      labels: (B,), how many of the labels there are, the others standing behind.
     """
-    size, dtype = labels.shape[1], labels.dtype
-    either_way = [jnp.pad(x, ((1, 0), (0, 0))) for x in (differs, differs[::-1])]
-    first = jnp.stack([jnp.zeros_like(counts), size - counts])[:, None]
-    start = lax.broadcasted_iota(counts.dtype, (1, size + 1, 1), 1) == first
-    nowhere = start[:, 1:] & False  # Made of `start`, so that it is sharded alike.
+    size = max(1, min(_BLOCK, -(-len(factors) // 2)))
+    blocks = 2 * max(1, -(-len(factors) // (2 * size)))
+
+    def in_blocks(x):
+        x = jnp.pad(x, ((0, blocks * size - len(x)), (0, 0), (0, 0)))
+        return x.reshape(blocks, size, *x.shape[1:])
+
+    frames = frames[..., None]
+    states = _by_state(symbols)
+    states = jnp.stack([states, states[:, ::-1]])
+    differs = jnp.pad(states[..., 2:] != states[..., :-2], ((0, 0), (0, 0), (2, 0)))
+    differs = differs[..., : states.shape[2]]
+    first = 2 * jnp.stack([jnp.zeros_like(labels), symbols.shape[1] - 2 - labels])[..., None]
+    start = lax.broadcasted_iota(labels.dtype, (1, 1, states.shape[2]), 2) == first
     return Lattice(
-        _in_blocks(blanks, 0),
-        _in_blocks(labels, -jnp.inf),
-        _scaled.indicator(jnp.stack(either_way)[:, :size], dtype),
-        State(_scaled.indicator(start, dtype), _scaled.indicator(nowhere, dtype)),
+        in_blocks(jnp.where(frames, factors, 0)),
+        _scaled.exponents(in_blocks(frames), factors.dtype),
+        _scaled.exponents(differs, factors.dtype),
+        Scaled(start.astype(factors.dtype), _scaled.exponents(start, factors.dtype)),
     )
 
 
-def _in_blocks(x: jax.Array, fill: float) -> jax.Array:
-    """Cuts the frames into an even number of blocks."""
-    frames = len(x)
-    size = max(1, min(_BLOCK, -(-frames // 2)))
-    blocks = 2 * max(1, -(-frames // (2 * size)))
-    padding = ((0, blocks * size - frames), (0, 0), (0, 0))
-    return jnp.pad(x, padding, constant_values=fill).reshape(blocks, size, *x.shape[1:])
+def _by_state(x: jax.Array) -> jax.Array:
+    """What holds of symbols, (..., L + 2), as what holds of states, (..., 2 L + 1)."""
+    blank, labels = x[..., :1], jnp.repeat(x, 2, -1)[..., 1:-2]
+    state = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
+    return jnp.where(state % 2 == 0, blank, labels)
 
 
 def _mirrored(x):
     """The other direction's view: directions exchanged, states reversed."""
-    return jax.tree.map(lambda leaf: lax.rev(leaf, (leaf.ndim - 3, leaf.ndim - 2)), x)
+    return jax.tree.map(lambda leaf: lax.rev(leaf, (leaf.ndim - 3, leaf.ndim - 1)), x)
 
 
-def _factors(lattice: Lattice, block: jax.Array) -> tuple[Scaled, Scaled]:
-    """The factors of the frames of a block, in both directions: (frames, 2, states, B)."""
+class Frames(NamedTuple):
+    """What frames of a block do to the paths of both directions: axes frame, direction, B, ..."""
 
-    def both(logs):
-        ahead = lax.dynamic_index_in_dim(logs, block, keepdims=False)
-        back = lax.dynamic_index_in_dim(logs, len(logs) - 1 - block, keepdims=False)
-        return _scaled.exp(jnp.stack([ahead, lax.rev(back, (0, 1))], 1))
-
-    return both(lattice.blanks), both(lattice.labels)
+    factors: Scaled
+    moves: jax.Array
 
 
-def _arrive(state: State, skips: Scaled) -> State:
+def _frames(lattice: Lattice, block: jax.Array) -> Frames:
+    def both(x):
+        ahead = lax.dynamic_index_in_dim(x, block, keepdims=False)
+        back = lax.dynamic_index_in_dim(x, len(x) - 1 - block, keepdims=False)
+        return jnp.stack([ahead, lax.rev(back, (0, 2))], 1)
+
+    factors = _scaled.exp(both(lattice.factors))
+    return Frames(jax.tree.map(_by_state, factors), both(lattice.moves))
+
+
+def _led(states: Scaled) -> Scaled:
+    """States behind two zeros, which is what comes into the first two from before them."""
+    return _scaled.pad(states, 2)
+
+
+def _arrive(led: Scaled, skips: jax.Array, moves: ArrayLike = 0) -> Scaled:
     """Sums what may come into each state: from itself, from the one before, and past a blank."""
-    blanks, labels = state
-    before = _scaled.pad(labels)  # The label before each blank; there is none before the first.
-    return State(
-        _scaled.add(blanks, before),
-        _scaled.add(labels, blanks[:, :-1], before[:, :-1] * skips),
-    )
-
-
-def _emit(arrived: State, factors: tuple[Scaled, Scaled]) -> State:
-    return State(arrived.blanks * factors[0], arrived.labels * factors[1])
-
-
-def _normalized(state: State) -> State:
-    return State(*(x.normalized() for x in state))
+    before, past_blank = led[..., 1:-1].shifted(moves), led[..., :-2].shifted(skips + moves)
+    return _scaled.add(led[..., 2:], before, past_blank)
 
 
 def meet(lattice: Lattice) -> Middle:
     """Walks both directions to the middle of time, and adds up where they meet."""
 
-    def frame(state, factors):
-        return _emit(_arrive(state, lattice.skips), factors), None
+    def frame(state, frame):
+        return _led(_arrive(state, lattice.skips, frame.moves) * frame.factors), None
 
     def block(state, number):
-        after, _ = lax.scan(frame, _normalized(state), _factors(lattice, number))
+        state = state.normalized()
+        after, _ = lax.scan(frame, state, _frames(lattice, number))
         return after, state
 
-    half = len(lattice.labels) // 2
-    start = State(*(x.followed() for x in lattice.start))
-    state, starts = lax.scan(block, start, jnp.arange(half))
-    pairs = zip(_arrive(state, lattice.skips), _mirrored(state), strict=True)
-    return Middle(state, starts, _scaled.add(*((a * b)[:1].sum(1) for a, b in pairs)))
+    half = len(lattice.factors) // 2
+    state, starts = lax.scan(block, _led(lattice.start.followed()), jnp.arange(half))
+    both = _arrive(state, lattice.skips) * _mirrored(state[..., 2:])
+    return Middle(state, starts, both[:1].sum())
 
 
-def occupancies(lattice: Lattice, middle: Middle) -> tuple[jax.Array, jax.Array]:
-    """The shares of all blanks, (T, 1, B), and of each label, (T, L, B), in the likelihood."""
+def occupancies(lattice: Lattice, middle: Middle) -> jax.Array:
+    """The shares in the likelihood, (T, B, L + 1): of all blanks, and of each label."""
 
-    def opposite_frame(state, factors):
-        state = _emit(_arrive(state, lattice.skips), factors)
-        return state, state
+    def opposite_frame(state, frame):
+        frame = _mirrored(frame)
+        state = _arrive(state, lattice.skips, frame.moves) * frame.factors
+        return _led(state), state
 
     def frame(state, inputs):
-        factors, opposite = inputs
-        arrived = _arrive(state, lattice.skips)
-        pairs = zip(arrived, opposite, strict=True)
-        return _emit(arrived, factors), tuple((a * b).over(middle.likelihood) for a, b in pairs)
+        frame, opposite = inputs
+        arrived = _arrive(state, lattice.skips, frame.moves)
+        share = arrived * _mirrored(opposite)
+        return _led(arrived * frame.factors), share.mantissa_at(middle.likelihood.exponent)
 
     def block(state, inputs):
         number, start = inputs
-        factors = _factors(lattice, number)
+        frames = _frames(lattice, number)
         # The other direction came through these frames before, starting from the end of them.
-        _, opposite = lax.scan(opposite_frame, _normalized(start), _mirrored(factors), reverse=True)
-        state, found = lax.scan(frame, _normalized(state), (factors, _mirrored(opposite)))
-        return state, (jnp.sum(found[0], 2, keepdims=True), found[1])
+        _, opposite = lax.scan(opposite_frame, start, frames, reverse=True)
+        state, shares = lax.scan(frame, state.normalized(), (frames, opposite))
+        shares = jnp.stack([shares[:, 0], lax.rev(shares[:, 1], (0, 2))])
+        blank = jnp.sum(shares[..., ::2], -1, keepdims=True)
+        return state, jnp.concatenate([blank, shares[..., 1::2]], -1)
 
-    def in_time(x):
-        ahead, back = x[:, :, 0], lax.rev(x[:, :, 1], (0, 1, 2))
-        both = jnp.concatenate([back, ahead])
-        return both.reshape(both.shape[0] * both.shape[1], *both.shape[2:])
-
-    blocks = len(lattice.labels)
-    numbers = jnp.arange(blocks // 2, blocks)
-    state, starts = (State(*(x.unfollowed() for x in s)) for s in (middle.state, middle.starts))
-    starts = jax.tree.map(lambda x: x[::-1], starts)
-    _, found = lax.scan(block, state, (numbers, starts))
-    blanks, labels = map(in_time, found)
-    # Their sum is 1 but for the rounding of the whole recursion, which this takes out.
-    total = blanks + jnp.sum(labels, 1, keepdims=True)
-    total = jnp.where(total == 0, 1, total)
-    return blanks / total, labels / total
+    blocks = len(lattice.factors)
+    state, starts = (x.unfollowed() for x in (middle.state, middle.starts))
+    numbers = blocks - 1 - jnp.arange(blocks // 2)
+    _, shares = lax.scan(block, state, (numbers, starts), reverse=True)
+    shares = jnp.concatenate([shares[:, 1], shares[::-1, 0]])
+    shares = shares.reshape(len(shares) * shares.shape[1], *shares.shape[2:])
+    total = jnp.sum(shares, -1, keepdims=True)
+    return shares / jnp.where(total == 0, 1, total)

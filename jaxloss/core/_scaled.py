@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxloss import _numerics
 
@@ -60,20 +61,20 @@ class Scaled:
         exponent, reciprocal = _exponent_bits(self.mantissa)
         return self._times(reciprocal, self.exponent + exponent)
 
-    def sum(self, axis: int) -> Scaled:
-        """The sum over an axis, which is kept with size 1."""
-        top = jnp.max(self.exponent, axis, keepdims=True, initial=_lowest(self.exponent))
+    def sum(self) -> Scaled:
+        """The sum over the last axis, which is kept with size 1."""
+        top = jnp.max(self.exponent, -1, keepdims=True, initial=_lowest(self.exponent))
         terms = self._shifted_to(top)
-        if terms.rest is None:
-            return Scaled(jnp.sum(terms.mantissa, axis, keepdims=True), top)
-        mantissa, rest = _numerics.long_sum(jnp.moveaxis(terms.mantissa, axis, -1))
-        mantissa, rest = (jnp.expand_dims(x, axis) for x in (mantissa, rest))
-        return Scaled(mantissa, top, rest + jnp.sum(terms.rest, axis, keepdims=True))
+        mantissa, rest = _numerics.long_sum(terms.mantissa, terms.rest)
+        return Scaled(mantissa[..., None], top, rest[..., None])
 
-    def over(self, other: Scaled) -> jax.Array:
-        """The plain ratio, which must be representable; 0 over 0 is 0."""
-        nothing = other.mantissa == 0
-        return self._shifted_to(other.exponent).mantissa / jnp.where(nothing, 1, other.mantissa)
+    def shifted(self, exponent: ArrayLike) -> Scaled:
+        """The product with 2**exponent; 0 where that is -inf."""
+        return dataclasses.replace(self, exponent=self.exponent + exponent)
+
+    def mantissa_at(self, exponent: jax.Array) -> jax.Array:
+        """The mantissa that goes with another exponent."""
+        return self._shifted_to(exponent).mantissa
 
     def log_parts(self) -> tuple[jax.Array, jax.Array]:
         """The logarithm as a large part free of rounding and a small one; both 0 for 0."""
@@ -103,17 +104,16 @@ def exp(x: jax.Array) -> Scaled:
     return Scaled(jnp.exp(jnp.where(nothing, 0, rest)), exponent)
 
 
-def indicator(condition: jax.Array, dtype: jnp.dtype) -> Scaled:
-    """1 where the condition holds, else 0."""
-    exponent = jnp.where(condition, 0.0, -jnp.inf)
-    return Scaled(condition.astype(dtype), exponent.astype(dtype))
+def exponents(condition: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The exponents of 1, where the condition holds, and of 0."""
+    return jnp.where(condition, 0.0, -jnp.inf).astype(dtype)
 
 
-def pad(x: Scaled) -> Scaled:
-    """A 0 in front of the states, the axis before the last."""
+def pad(x: Scaled, count: int) -> Scaled:
+    """Zeros in front, in the last axis."""
 
     def front(leaf, fill):
-        width = [(0, 0, 0)] * (leaf.ndim - 2) + [(1, 0, 0), (0, 0, 0)]
+        width = [(0, 0, 0)] * (leaf.ndim - 1) + [(count, 0, 0)]
         return lax.pad(leaf, jnp.asarray(fill, leaf.dtype), width)
 
     rest = None if x.rest is None else front(x.rest, 0)
@@ -123,8 +123,8 @@ def pad(x: Scaled) -> Scaled:
 def add(*terms: Scaled) -> Scaled:
     top = terms[0].exponent
     for term in terms[1:]:
-        top = jnp.maximum(top, term.exponent)
-    top = jnp.maximum(top, _lowest(top))  # Finite, so that 0 + 0 is 0.
+        top = _greater(top, term.exponent)
+    top = _greater(top, _lowest(top))  # Finite, so that 0 + 0 is 0.
     first, *others = (term._shifted_to(top) for term in terms)
     mantissa, rest = first.mantissa, first.rest
     for term in others:
@@ -140,10 +140,18 @@ def _lowest(like: jax.Array) -> float:
     return float(jnp.finfo(like.dtype).min)
 
 
+def _greater(x: jax.Array, y: ArrayLike) -> jax.Array:
+    """The greater of two exponents: an instruction, where `maximum` takes three to keep NaN."""
+    return jnp.where(x > y, x, y)
+
+
 def _power_of_two(exponent: jax.Array) -> jax.Array:
     """2**exponent for a whole exponent, 0 below the smallest normal number."""
     bias, width, integer = _layout(exponent.dtype)
-    bits = jnp.minimum(jnp.maximum(exponent, -bias), bias).astype(integer) + bias
+    exponent = _greater(exponent, -bias)
+    exponent = jnp.where(exponent < bias, exponent, bias)
+    # The sum has the biased exponent in its last bits, and is faster than a conversion.
+    bits = lax.bitcast_convert_type(exponent + (1.5 * 2**width + bias), integer)
     return lax.bitcast_convert_type(bits << width, exponent.dtype)
 
 

@@ -202,11 +202,10 @@ def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
     middle = _paths.meet(lattice)
     loss = _loss(middle.likelihood, normalizer, sequences)
     shares = _by_sequence(_paths.occupancies(lattice, middle), sequences)
-    gradient = -_of_classes(shares, symbols, sequences.scores.shape, kind)
+    gradient = -_of_classes(shares, symbols[:, :-1], sequences.scores.shape, kind)
     if normalizer is not None:
-        mass = jnp.sum(shares, 2, keepdims=True)
-        mass = mass / jnp.where(mass == 0, 1, mass)  # 1, but 0 where no path fits.
-        gradient = mass * _softmax(sequences.scores, sequences.frames, normalizer) + gradient
+        fits = middle.likelihood.mantissa[0] != 0
+        gradient = _softmax(sequences.scores, sequences.frames & fits, normalizer) + gradient
     axes = tuple(a for a in range(3) if a != kind.batch_axis)
     return loss, jnp.sum(gradient * sequences_dot.scores, axes)
 
@@ -214,7 +213,7 @@ def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
 def _alignment(sequences: Sequences, blank_id: int) -> jax.Array:
     lattice, _, _ = _lattice(sequences, blank_id, LOGITS)
     shares = _by_sequence(_paths.occupancies(lattice, _paths.meet(lattice)), sequences)
-    labels = jax.vmap(lambda x, rank: x[:, rank])(shares, _rank(sequences.present))
+    labels = jax.vmap(lambda x, rank: x[:, 1 + rank])(shares, _rank(sequences.present))
     return jnp.where(sequences.present[:, None], labels, 0 * jnp.sum(shares, 2, keepdims=True))
 
 
@@ -256,35 +255,32 @@ def _softmax(scores: jax.Array, frames: jax.Array, normalizer: Normalizer) -> ja
 def _lattice(
     sequences: Sequences, blank_id: int, kind: Kind
 ) -> tuple[Lattice, jax.Array, Normalizer | None]:
-    """The lattice, its symbols (B, L + 1) with the blank behind the labels, and the normalizer."""
+    """The lattice, its symbols (B, L + 2), the labels between blanks, and the normalizer."""
     scores, frames, labels, present, _ = sequences
     labels = jnp.take_along_axis(labels, _order(present), 1)
-    symbols = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=blank_id)
-    order = _order(frames)
+    symbols = jnp.pad(labels, ((0, 0), (1, 1)), constant_values=blank_id)
 
-    def read(scores, order, symbols):
-        return scores.at[order[:, None], symbols[None]].get(mode="promise_in_bounds")
+    def read(scores, symbols):
+        return scores.at[_iota(scores, 0), symbols[None]].get(mode="promise_in_bounds")
 
-    factors = jax.vmap(read, in_axes=(kind.batch_axis, 0, 0), out_axes=-1)(scores, order, symbols)
+    batch = kind.batch_axis
+    factors = jax.vmap(read, in_axes=(batch, 0), out_axes=batch)(scores, symbols)
     normalizer = None
     if kind.normalize:
-        best = jnp.max(factors, 1, keepdims=True) == factors
-        symbol = jnp.max(jnp.where(best, symbols.T[None], 0), 1)
+        best = jnp.max(factors, 2, keepdims=True) == factors
+        symbol = jnp.max(jnp.where(best, symbols[:, None], 0), 2)
         # Of this symbol alone also where others are as likely, or derivatives would mix them.
-        score = jnp.max(jnp.where(symbols.T[None] == symbol[:, None], factors, -jnp.inf), 1)
-        in_place = (jnp.take_along_axis(x.T, _rank(frames), 1) for x in (symbol, score))
-        normalizer = _normalizer(scores, frames, *in_place)
-        factors = factors - jnp.take_along_axis(normalizer.peak, order, 1).T[:, None]
-    # A frame in which the blank is certain changes no sum over paths: that is what padding becomes.
-    live = _iota(factors, 0) < _count(frames)[None, None]
-    blanks = jnp.where(live, factors[:, -1:], 0)
-    states = jnp.where(live, factors[:, :-1], -jnp.inf)
-    differs = labels[:, 1:] != labels[:, :-1]
-    return _paths.lattice(blanks, states, differs.T, _count(present)), symbols, normalizer
+        is_symbol = symbols[:, None] == symbol[..., None]
+        score = jnp.max(jnp.where(is_symbol, factors, -jnp.inf), 2)
+        normalizer = _normalizer(scores, frames, symbol, score)
+        factors = factors - normalizer.peak[..., None]
+    factors = jnp.moveaxis(factors, batch, 1)
+    lattice = _paths.lattice(symbols, factors, frames.T, _count(present))
+    return lattice, symbols, normalizer
 
 
 def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequences) -> jax.Array:
-    large, small = (x[0, 0] for x in likelihood.log_parts())
+    large, small = (x[0, :, 0] for x in likelihood.log_parts())
     if normalizer is None:
         loss = 0 - (large + small)
     else:
@@ -293,15 +289,13 @@ def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequence
         loss, rest = _numerics.two_sum(total, -large)
         loss = loss + ((rest + total_rest) - small)
         loss = jnp.where(loss < 0, loss - lax.stop_gradient(loss), loss)
-    loss = jnp.where(likelihood.mantissa[0, 0] == 0, jnp.inf, loss)
+    loss = jnp.where(likelihood.mantissa[0, :, 0] == 0, jnp.inf, loss)
     return jnp.where(sequences.bad, jnp.nan, loss)
 
 
-def _by_sequence(occupancies: tuple[jax.Array, jax.Array], sequences: Sequences) -> jax.Array:
-    """The occupancies, (B, T, L + 1): every frame in its place, labels in front of the blank."""
-    blanks, labels = occupancies
-    shares = jnp.concatenate([labels, blanks], 1)
-    shares = jax.vmap(lambda x, rank: x[rank], in_axes=(-1, 0))(shares, _rank(sequences.frames))
+def _by_sequence(shares: jax.Array, sequences: Sequences) -> jax.Array:
+    """Occupancies with every frame in its place, (B, T, L + 1)."""
+    shares = jnp.moveaxis(shares[: sequences.frames.shape[1]], 0, 1)
     shares = jnp.where(sequences.bad[:, None, None], jnp.nan, shares)
     return jnp.where(sequences.frames[..., None], shares, 0)
 
