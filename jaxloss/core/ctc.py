@@ -313,6 +313,7 @@ def _of_classes(
     places = jnp.where(is_class, _iota(symbols, 1)[..., None], symbols.shape[1])
     places = jnp.min(places, 1)[:, None]
     shares, places = (jnp.moveaxis(x, 0, kind.batch_axis) for x in (shares, places))
+    places = jnp.broadcast_to(places, shape)
     return jnp.take_along_axis(shares, places, 2, mode="promise_in_bounds")
 
 
