@@ -302,6 +302,8 @@ def linear(
     is a linear equation with its own solver: y - f(given, x) = 0 for a given x.
     """
 
+    f = jax.jit(f)  # Traced once for the equation and its solver.
+
     def equation(both):
         x, y = both
         one = tied(jnp.ones((), like.dtype), given)

@@ -311,6 +311,8 @@ def _scan(f, carry, blocks, besides=None):
 
 
 def _where_any(f, besides):
+    f = jax.jit(f)  # Traced once for the shapes and the branch.
+
     def skipping(carry, block):
         rows: Any = block if isinstance(block, Rows) else block[0]
 

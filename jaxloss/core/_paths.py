@@ -82,7 +82,7 @@ def _by_state(x: jax.Array) -> jax.Array:
     """What holds of symbols, (..., L + 2), as what holds of states, (..., 2 L + 1)."""
     blank, labels = x[..., :1], jnp.repeat(x, 2, -1)[..., 1:-2]
     state = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
-    return jnp.where(state % 2 == 0, blank, labels)
+    return jnp.where(state & 1 == 0, blank, labels)
 
 
 def _mirrored(x):
