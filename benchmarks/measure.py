@@ -42,10 +42,26 @@ class Timing:
     spread: tuple[float, float]  # Quartiles of the ratio.
 
 
-def contenders(workload: Workload, arrays: Sequence[np.ndarray], torch: Any) -> list[Contender]:
-    """jaxloss first, then its peers; torch's where torch is given."""
-    peers = {"jaxloss": workload.jaxloss, workload.peer_name: workload.peer}
-    found = [_in_jax(name, loss, workload, arrays) for name, loss in peers.items()]
+def compile_seconds(workload: Workload, arrays: Sequence[np.ndarray]) -> dict[str, float]:
+    """How long jaxloss and its peer in JAX take from the function to the program."""
+    return {
+        name: _timed(lambda loss=loss: _program(loss, workload, arrays))[0]
+        for name, loss in _in_jax(workload).items()
+    }
+
+
+def contenders(
+    workload: Workload, arrays: Sequence[np.ndarray], torch: Any, seconds: dict[str, float]
+) -> list[Contender]:
+    """jaxloss first, then its peers; torch's where torch is given.
+
+    `seconds` are those of `compile_seconds`.
+    """
+    arrays = [jax.device_put(a) for a in arrays]
+    found = [
+        _ready(name, loss, workload, arrays, seconds[name])
+        for name, loss in _in_jax(workload).items()
+    ]
     if torch is not None:
         found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
         if workload.floats:
@@ -53,15 +69,22 @@ def contenders(workload: Workload, arrays: Sequence[np.ndarray], torch: Any) -> 
     return found
 
 
-def _in_jax(name, loss, workload, arrays) -> Contender:
-    arrays = [jax.device_put(a) for a in arrays]
+def _in_jax(workload):
+    return {"jaxloss": workload.jaxloss, workload.peer_name: workload.peer}
+
+
+def _program(loss, workload, arrays):
+    wanted = jax.value_and_grad(loss, workload.floats) if workload.floats else loss
+    return jax.jit(wanted).lower(*arrays).compile()
+
+
+def _ready(name, loss, workload, arrays, seconds) -> Contender:
     if not workload.floats:
         # jaxloss's functions are compiled as they are.
         call = loss if name == "jaxloss" else jax.jit(loss)
-        seconds, value = _timed(lambda: jax.block_until_ready(call(*arrays)))
-        return Contender(name, lambda: jax.block_until_ready(call(*arrays)), float(value), seconds)
-    jitted = jax.jit(jax.value_and_grad(loss, workload.floats))
-    seconds, program = _timed(lambda: jitted.lower(*arrays).compile())
+        value = float(call(*arrays))
+        return Contender(name, lambda: jax.block_until_ready(call(*arrays)), value, seconds)
+    program = _program(loss, workload, arrays)
     memory, cost = program.memory_analysis(), program.cost_analysis()
     return Contender(
         name,
@@ -75,7 +98,7 @@ def _in_jax(name, loss, workload, arrays) -> Contender:
 
 def _in_torch(name, workload, arrays, torch, compiled) -> Contender:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    tensors = [torch.tensor(a, device=device) for a in arrays]
+    tensors = [torch.tensor(np.asarray(a), device=device) for a in arrays]
     for i in workload.floats:
         tensors[i].requires_grad_()
 
