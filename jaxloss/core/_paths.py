@@ -91,10 +91,10 @@ def _mirrored(x):
 
 
 class Frames(NamedTuple):
-    """What frames of a block do to the paths of both directions: axes frame, direction, B, ..."""
+    """What the frames of a block do to paths, in both directions."""
 
-    factors: Scaled
-    moves: jax.Array
+    factors: Scaled  # (frames, 2, B, 2 L + 1)
+    moves: jax.Array  # (frames, 2, B, 1)
 
 
 def _frames(lattice: Lattice, block: jax.Array) -> Frames:
@@ -121,29 +121,29 @@ def _arrive(led: Scaled, skips: jax.Array, moves: ArrayLike = 0) -> Scaled:
 def meet(lattice: Lattice) -> Middle:
     """Walks both directions to the middle of time, and adds up where they meet."""
 
-    def frame(state, frame):
+    def step(state, frame):
         return _led(_arrive(state, lattice.skips, frame.moves) * frame.factors), None
 
     def block(state, number):
         state = state.normalized()
-        after, _ = lax.scan(frame, state, _frames(lattice, number))
+        after, _ = lax.scan(step, state, _frames(lattice, number))
         return after, state
 
     half = len(lattice.factors) // 2
     state, starts = lax.scan(block, _led(lattice.start.followed()), jnp.arange(half))
     both = _arrive(state, lattice.skips) * _mirrored(state[..., 2:])
-    return Middle(state, starts, both[:1].sum())
+    return Middle(state, starts, both[:1].sum().normalized())
 
 
 def occupancies(lattice: Lattice, middle: Middle) -> jax.Array:
     """The shares in the likelihood, (T, B, L + 1): of all blanks, and of each label."""
 
-    def opposite_frame(state, frame):
+    def opposite_step(state, frame):
         frame = _mirrored(frame)
         state = _arrive(state, lattice.skips, frame.moves) * frame.factors
         return _led(state), state
 
-    def frame(state, inputs):
+    def step(state, inputs):
         frame, opposite = inputs
         arrived = _arrive(state, lattice.skips, frame.moves)
         share = arrived * _mirrored(opposite)
@@ -153,8 +153,8 @@ def occupancies(lattice: Lattice, middle: Middle) -> jax.Array:
         number, start = inputs
         frames = _frames(lattice, number)
         # The other direction came through these frames before, starting from the end of them.
-        _, opposite = lax.scan(opposite_frame, start, frames, reverse=True)
-        state, shares = lax.scan(frame, state.normalized(), (frames, opposite))
+        _, opposite = lax.scan(opposite_step, start, frames, reverse=True)
+        state, shares = lax.scan(step, state.normalized(), (frames, opposite))
         shares = jnp.stack([shares[:, 0], lax.rev(shares[:, 1], (0, 2))])
         blank = jnp.sum(shares[..., ::2], -1, keepdims=True)
         return state, jnp.concatenate([blank, shares[..., 1::2]], -1)
