@@ -361,8 +361,8 @@ def long_sum(x: jax.Array, rest: jax.Array | None = None) -> tuple[jax.Array, ja
         total, lost = two_sum(so_far[0], term[0])
         return total, (so_far[1] + term[1]) + lost
 
-    rest = jnp.zeros_like(x) if rest is None else rest
+    taken = jnp.zeros_like(x) if rest is None else lax.stop_gradient(rest)
     value, zero = lax.stop_gradient(x), jnp.zeros((), x.dtype)
-    total, rest = lax.reduce((value, lax.stop_gradient(rest)), (zero, zero), add, (x.ndim - 1,))
+    total, taken = lax.reduce((value, taken), (zero, zero), add, (x.ndim - 1,))
     # JAX differentiates no reduction of its user's; this adds 0 with the sum's derivative.
-    return total + jnp.sum(x - value, -1), rest
+    return total + jnp.sum(x - value, -1), taken
