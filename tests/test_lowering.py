@@ -200,3 +200,18 @@ def test_classes_sharded_over_a_named_axis(f):
     np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
     np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-6)
     assert not re.search(r"all-gather|all-to-all", str(program(part, *args).as_text()))
+
+
+def test_ctc_copies_no_array_of_the_logits_size():
+    frames, batch, classes = 40, 3, 50
+    shapes = [(frames, batch, classes), (batch, 5), (batch,), (batch,)]
+    dtypes = [jnp.float32, *[jnp.int32] * 3]
+    args = map(jax.ShapeDtypeStruct, shapes, dtypes)
+
+    def loss(logits, *labels_and_lengths):
+        return F.ctc_loss(jax.nn.log_softmax(logits), *labels_and_lengths)
+
+    text = jax.jit(jax.value_and_grad(loss)).lower(*args).compile().as_text()
+    moved = re.findall(r"f32\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
+    assert moved
+    assert str(sorted(shapes[0])) not in {str(sorted(map(int, x.split(",")))) for x in moved}

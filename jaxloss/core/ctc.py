@@ -259,12 +259,7 @@ def _lattice(
     scores, frames, labels, present, _ = sequences
     labels = jnp.take_along_axis(labels, _order(present), 1)
     symbols = jnp.pad(labels, ((0, 0), (1, 1)), constant_values=blank_id)
-
-    def read(scores, symbols):
-        return scores.at[_iota(scores, 0), symbols[None]].get(mode="promise_in_bounds")
-
-    batch = kind.batch_axis
-    factors = jax.vmap(read, in_axes=(batch, 0), out_axes=batch)(scores, symbols)
+    factors = _along_symbols(scores, jnp.expand_dims(symbols, 1 - kind.batch_axis))
     normalizer = None
     if kind.normalize:
         best = jnp.max(factors, 2, keepdims=True) == factors
@@ -274,7 +269,7 @@ def _lattice(
         score = jnp.max(jnp.where(is_symbol, factors, -jnp.inf), 2)
         normalizer = _normalizer(scores, frames, symbol, score)
         factors = factors - normalizer.peak[..., None]
-    factors = jnp.moveaxis(factors, batch, 1)
+    factors = jnp.moveaxis(factors, kind.batch_axis, 1)
     lattice = _paths.lattice(symbols, factors, frames.T, _count(present))
     return lattice, symbols, normalizer
 
@@ -313,8 +308,14 @@ def _of_classes(
     places = jnp.where(is_class, _iota(symbols, 1)[..., None], symbols.shape[1])
     places = jnp.min(places, 1)[:, None]
     shares, places = (jnp.moveaxis(x, 0, kind.batch_axis) for x in (shares, places))
-    places = jnp.broadcast_to(places, shape)
-    return jnp.take_along_axis(shares, places, 2, mode="promise_in_bounds")
+    return _along_symbols(shares, places)
+
+
+def _along_symbols(x: jax.Array, indices: jax.Array) -> jax.Array:
+    """x at indices along its last axis; in the others their size may be 1."""
+    # Left to broadcast them itself, the gather would end with time, and be copied into order.
+    indices = jnp.broadcast_to(indices, (*x.shape[:2], indices.shape[2]))
+    return jnp.take_along_axis(x, indices, 2, mode="promise_in_bounds")
 
 
 def _order(taking_part: jax.Array) -> jax.Array:
