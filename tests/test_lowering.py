@@ -211,7 +211,7 @@ def test_ctc_copies_no_array_of_the_logits_size():
     def loss(logits, *labels_and_lengths):
         return F.ctc_loss(jax.nn.log_softmax(logits), *labels_and_lengths)
 
-    text = jax.jit(jax.value_and_grad(loss)).lower(*args).compile().as_text()
+    text = jax.jit(jax.value_and_grad(loss)).lower(*args).compile().as_text() or ""
     moved = re.findall(r"f32\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
     assert moved
     assert str(sorted(shapes[0])) not in {str(sorted(map(int, x.split(",")))) for x in moved}
