@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from benchmarks import measure, report
 from benchmarks.workloads import WORKLOADS, Workload
 
-_COMPILED = "JAXLOSS_COMPILE_SECONDS"
+_COMPILED = "JAXLOSS_COMPILE_SECONDS"  # From before the new start, see `keep_memory`.
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -49,11 +49,11 @@ def torch_to_compare_with(device: str) -> Any:
 
 
 def run(
-    workload: Workload, torch: Any, seconds: float, compile_seconds: dict[str, float]
+    workload: Workload, torch: Any, seconds: float, compiled: dict[str, float]
 ) -> dict[str, Any]:
     """Measures one workload."""
     arrays = workload.inputs(np.random.default_rng(0))
-    contenders = measure.contenders(workload, arrays, torch, compile_seconds)
+    contenders = measure.contenders(workload, arrays, torch, compiled)
     wanted, compared = contenders[0].value, []
     for contender in contenders:
         same = math.isclose(contender.value, wanted, rel_tol=1e-3)
@@ -75,25 +75,27 @@ def run(
     }
 
 
-def keep_memory(chosen: list[Workload]) -> dict[str, dict[str, float]]:
-    """Times the compilations, and starts anew with a malloc that keeps what was freed (glibc's).
-
-    It would return large arrays to the system after every call, and the page faults of getting
-    them back take longer than most losses do. The compiler's threads would have to wait for each
-    other, so that it runs before; its times are passed on.
-    """
-    done = os.environ.get(_COMPILED)
-    if done is not None:
-        return json.loads(done)
+def compile_seconds(chosen: list[Workload]) -> dict[str, dict[str, float]]:
+    """Times the compilations of all workloads."""
     seconds = {}
     for workload in tqdm(chosen, unit="compilation", file=sys.stderr, leave=False):
         arrays = workload.inputs(np.random.default_rng(0))
         seconds[workload.name] = measure.compile_seconds(workload, arrays)
+    return seconds
+
+
+def keep_memory(found: dict[str, dict[str, float]]) -> NoReturn:
+    """Starts anew with a malloc that keeps what was freed, where it is glibc's.
+
+    It would return large arrays to the system after every call, and the page faults of getting
+    them back take longer than most losses do. The compiler's threads would have to wait for each
+    other, so that compilations have been timed before: what was found is passed on.
+    """
     wanted = {
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(2**40),
-        _COMPILED: json.dumps(seconds),
+        _COMPILED: json.dumps(found),
     }
     command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
     os.execve(sys.executable, command, os.environ | wanted)
@@ -114,7 +116,9 @@ def main() -> None:
     else:
         if options.device:
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
-        seconds = keep_memory(chosen)
+        if _COMPILED not in os.environ:
+            keep_memory(compile_seconds(chosen))
+        seconds = json.loads(os.environ[_COMPILED])
         torch = None if options.no_torch else torch_to_compare_with(jax.default_backend())
         about = report.machine() | {"copy": f"{measure.copy_bandwidth() / 1e9:.1f} GB/s"}
         records = []

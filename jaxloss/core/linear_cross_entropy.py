@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,31 +112,16 @@ def problem(
     kernel: ArrayLike,
     labels: ArrayLike,
     *,
-    bias: ArrayLike | None,
-    where: ArrayLike | None,
-    class_weights: ArrayLike | None,
-    label_smoothing: ArrayLike,
-    z_loss: ArrayLike,
     chunk_size: int | None,
-    axis_name: AxisName,
     copies: int = 1,
+    **options: Any,
 ) -> tuple[_blocks.Rows, _blocks.Shared]:
     """Checks the arguments, and cuts the examples into blocks.
 
     The arguments are those of `linear_softmax_cross_entropy`; of `copies` vmapped ones, the blocks
     are as much smaller.
     """
-    rows, shared = _checked(
-        inputs,
-        kernel,
-        labels,
-        bias=bias,
-        where=where,
-        class_weights=class_weights,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        axis_name=axis_name,
-    )
+    rows, shared = _checked(inputs, kernel, labels, **options)
     return _blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
 
 

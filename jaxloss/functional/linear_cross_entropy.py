@@ -115,9 +115,7 @@ def linear_cross_entropy(
             where=None if where is None else where[..., None],
             class_weights=weight,
             label_smoothing=label_smoothing,
-            z_loss=0.0,
             chunk_size=chunk_size,
-            axis_name=None,
             copies=math.prod(places),
         )
         if reduction == "none":
