@@ -1,4 +1,4 @@
-"""jit, vmap, scan, checkpoint and jvp of every loss, and how often it is compiled."""
+"""jit, vmap, scan, shard_map, checkpoint and jvp of every loss, and how often it is compiled."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, ROWWISE, scalar
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import functional as F
@@ -32,6 +34,21 @@ def test_vmap_of_grad_and_checkpoint(loss):
         return jax.grad(jax.checkpoint(g), range(len(own)))(*own)
 
     for mine, reference in zip(jax.vmap(one)(*args), whole, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ROWWISE, ids=str)
+def test_a_batch_spread_by_shard_map(loss):
+    args = loss.inputs(seed=5)
+
+    def sides(*args):
+        f, floats = scalar(loss, "core", args)
+        return jax.grad(f, range(len(floats)))(*floats), loss.losses(*args)
+
+    devices = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    spread = jax.shard_map(sides, mesh=devices, in_specs=P("data"), out_specs=P("data"))
+    found, wanted = jax.jit(spread)(*args), jax.jit(sides)(*args)
+    for mine, reference in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
 
 

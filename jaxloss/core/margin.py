@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -231,49 +232,63 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
     bad = (place < ends) & (labels >= count)
     _checks.require(~bad, "labels", f"be below {count}, the number of classes")
-    losses = _pairwise_hinge(scores, labels, ends) / max(count, 1)
-    return losses * jnp.where(jnp.any(bad, -1), jnp.nan, 1).astype(losses.dtype)
+    return _pairwise_hinge(scores, labels, ends)[0] / max(count, 1)
 
 
 @jax.custom_jvp
-def _pairwise_hinge(scores: jax.Array, labels: jax.Array, ends: jax.Array) -> jax.Array:
-    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label; k < ends."""
-    free = _is_no_label(scores, labels, ends)
+def _pairwise_hinge(
+    scores: jax.Array, labels: jax.Array, ends: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label, and its gradient.
+
+    k < ends. The compiler leaves the gradient out where nobody asks for it.
+    """
+    free, bad = _no_labels(scores, labels, ends)
 
     def add(k, so_far):
-        short, label = _shortfalls_of(scores, labels, ends, k)
-        return so_far + jnp.sum(jnp.where(free & ~label.bad, short, 0), -1)
+        losses, gradient = so_far
+        label = _label(scores, labels, ends, k)
+        own = _classes.at_label(scores, label, (scores.ndim - 1,))
+        short = (scores - own) + 1
+        short = jnp.where(free & ~label.bad & ~(short <= 0), short, 0)
+        count = jnp.sum(jnp.sign(short), -1, keepdims=True)
+        count = jnp.where(label.bad, 0, count)  # As above.
+        slope = jnp.where(short > 0, 1, short)  # Not the sign, which would be stored for both.
+        gradient = gradient + jnp.where(label.hot, -count, slope)
+        return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)
 
-    return _for_labels(add, ends, jnp.zeros(scores.shape[:-1], scores.dtype))
+    # Made of the arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
+    nothing = _numerics.tied((free & False).astype(scores.dtype), scores)
+    losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
+    return jnp.where(bad, jnp.nan, losses), jnp.where(bad[..., None], jnp.nan, gradient)
 
 
 @_pairwise_hinge.defjvp
 def _pairwise_hinge_jvp(primals, tangents):
     # Autodiff would keep arrays over all pairs of classes for the backward pass. The gradient is
     # piecewise constant, and has no derivative itself.
-    scores, labels, ends = lax.stop_gradient(primals)
-    free = _is_no_label(scores, labels, ends)
-
-    def add(k, so_far):
-        short, label = _shortfalls_of(scores, labels, ends, k)
-        slope = (free & ~label.bad & (short > 0)).astype(scores.dtype)
-        total = jnp.where(label.bad, 0, jnp.sum(slope, -1, keepdims=True))  # As above.
-        return so_far + jnp.where(label.hot, -total, slope)
-
-    gradient = _for_labels(add, ends, jnp.zeros(scores.shape, scores.dtype))
-    return _pairwise_hinge(*primals), jnp.sum(gradient * tangents[0], -1)
+    losses, gradient = _pairwise_hinge(*primals)
+    along = jnp.sum(gradient * tangents[0], -1)
+    return (losses, gradient), (along, jnp.zeros_like(gradient))
 
 
-def _for_labels(step: Callable, ends: jax.Array, start: jax.Array) -> jax.Array:
+def _for_labels(step: Callable, ends: jax.Array, start: Any) -> Any:
     """Runs `step` for every place up to the last that holds a label in any example."""
     return lax.fori_loop(0, jnp.max(ends, initial=0), step, start)
 
 
-def _is_no_label(scores: jax.Array, labels: jax.Array, ends: jax.Array) -> jax.Array:
-    def add(k, so_far):
-        return so_far | _label(scores, labels, ends, k).hot
+def _no_labels(
+    scores: jax.Array, labels: jax.Array, ends: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The classes that are no label, and the examples with a label that is no class."""
 
-    return ~_for_labels(add, ends, jnp.zeros(scores.shape, bool))
+    def take(k, so_far):
+        free, bad = so_far
+        label = _label(scores, labels, ends, k)
+        return free & ~label.hot, bad | jnp.squeeze(label.bad & (k < ends), -1)
+
+    nothing = (labels < 0) & False  # See above.
+    return _for_labels(take, ends, (~nothing, jnp.any(nothing, -1)))
 
 
 def _label(scores: jax.Array, labels: jax.Array, ends: jax.Array, k: jax.Array) -> _classes.Labels:
@@ -281,10 +296,3 @@ def _label(scores: jax.Array, labels: jax.Array, ends: jax.Array, k: jax.Array) 
     label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
     label = jnp.where(k < ends[..., 0], label, -1)
     return _classes.locate(label, scores, (scores.ndim - 1,), None)
-
-
-def _shortfalls_of(scores: jax.Array, labels: jax.Array, ends: jax.Array, k: jax.Array):
-    """max(0, 1 - x_label + x) for the k-th label, and where it points."""
-    label = _label(scores, labels, ends, k)
-    own = _classes.at_label(scores, label, (scores.ndim - 1,))
-    return _numerics.hinge((scores - own) + 1, tie=0), label
