@@ -180,8 +180,8 @@ def _euclidean_jvp(axes, primals, tangents):
     # value, or the compiler would store them for both.
     x1, x2, eps = primals
     (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
-    ratio = (again(x1) - x2) / x.scale + eps / x.scale
-    unit = jnp.where(x.zero, 0, ratio / jnp.where(x.zero, 1, x.length))
+    inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
+    unit = ((again(x1) - x2) / x.scale + eps / x.scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
     return x.scale * x.length, jnp.sum(unit * x_dot, axes, keepdims=True)
 
@@ -246,26 +246,26 @@ def _lengths(
         return squares, jnp.sum(vectors[0] * vectors[-1], axes, keepdims=True)
 
     def shielded():
-        scales, zeros = zip(*(_scale(jnp.abs(x), 2, axes) for x in vectors()), strict=True)
+        scales = [_scale(jnp.abs(x), 2, axes)[0] for x in vectors()]
         ratios = [x / scale for x, scale in zip(vectors(), scales, strict=True)]
-        return list(scales), list(zeros), *sums(ratios)
+        return scales, *sums(ratios)
 
     def adaptive():
         squares, inner = sums(vectors())
         far = 2.0 ** (int(jnp.finfo(inner.dtype).maxexp) // 3)
-        needless = [jnp.all((x > 1 / far) & (x < far)) for x in squares]
-        zeros = [x == 0 for x in squares]
+        # Infinite or NaN for what is 0, infinite or NaN.
+        farthest = [jnp.max(lax.stop_gradient(x + 1 / x), initial=0) for x in squares]
         # Made of the squares, so that they are sharded as what the other branch gives.
-        ones = [jnp.where(zero, 1, 1).astype(inner.dtype) for zero in zeros]
-        plain = ones, zeros, squares, inner
-        return lax.cond(jnp.all(jnp.stack(needless)), lambda: plain, shielded)
+        ones = [(jnp.isnan(x) | True).astype(x.dtype) for x in squares]
+        needless = functools.reduce(jnp.maximum, farthest) < far
+        return lax.cond(needless, lambda: (ones, squares, inner), shielded)
 
-    scales, zeros, squares, inner = lax.platform_dependent(cpu=adaptive, default=shielded)
-    lengths = (
-        jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
-        for zero, square in zip(zeros, squares, strict=True)
-    )
-    return [*map(_Length, scales, lengths, zeros)], inner
+    def length(scale, square):
+        zero = square == 0
+        return _Length(scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square))), zero)
+
+    scales, squares, inner = lax.platform_dependent(cpu=adaptive, default=shielded)
+    return [*map(length, scales, squares)], inner
 
 
 def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
