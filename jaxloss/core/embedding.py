@@ -296,16 +296,24 @@ def triplets(
 def default_distances(*names: str) -> tuple[Distance, Distance, Distance]:
     """`pairwise_distance` of each two, whose errors name the arguments of the triplet loss."""
 
-    def distance(x1: str, x2: str) -> Distance:
+    def distance(measure: Distance, x1: str, x2: str) -> Distance:
         speaking = public(names={"x1": x1, "x2": x2}, name="triplet_margin_with_distance_loss")
-        return speaking(inspect.unwrap(pairwise_distance))
+        return speaking(measure)
 
     anchors, positives, negatives = names
+    measure = inspect.unwrap(pairwise_distance)
     return (
-        distance(anchors, positives),
-        distance(anchors, negatives),
-        distance(positives, negatives),
+        distance(measure, anchors, positives),
+        distance(_distance_backwards, anchors, negatives),
+        distance(measure, positives, negatives),
     )
+
+
+def _distance_backwards(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
+    """‖x1 - x2 + eps‖ of arguments exchanged, see `triplet_margin_loss`."""
+    x1, x2 = _checks.arrays(x1=x1, x2=x2)
+    _checks.same_shape(x1=x1, x2=x2)
+    return pairwise_distance(x2, x1, eps=-1e-6)
 
 
 _DISTANCES = default_distances("anchors", "positives", "negatives")
