@@ -296,16 +296,16 @@ def triplets(
 def default_distances(*names: str) -> tuple[Distance, Distance, Distance]:
     """`pairwise_distance` of each two, whose errors name the arguments of the triplet loss."""
 
-    def distance(measure: Distance, x1: str, x2: str) -> Distance:
-        speaking = public(names={"x1": x1, "x2": x2}, name="triplet_margin_with_distance_loss")
-        return speaking(measure)
+    def speaking(measure: Distance, x1: str, x2: str) -> Distance:
+        named = public(names={"x1": x1, "x2": x2}, name="triplet_margin_with_distance_loss")
+        return named(measure)
 
     anchors, positives, negatives = names
-    measure = inspect.unwrap(pairwise_distance)
+    distance = inspect.unwrap(pairwise_distance)
     return (
-        distance(measure, anchors, positives),
-        distance(_distance_backwards, anchors, negatives),
-        distance(measure, positives, negatives),
+        speaking(distance, anchors, positives),
+        speaking(_distance_backwards, anchors, negatives),
+        speaking(distance, positives, negatives),
     )
 
 

@@ -230,8 +230,8 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     count = scores.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
-    bad = (place < ends) & (labels >= count)
-    _checks.require(~bad, "labels", f"be below {count}, the number of classes")
+    known = (place >= ends) | (labels < count)
+    _checks.require(known, "labels", f"be below {count}, the number of classes")
     return _pairwise_hinge(scores, labels, ends)[0] / max(count, 1)
 
 
@@ -252,7 +252,7 @@ def _pairwise_hinge(
         short = (scores - own) + 1
         short = jnp.where(free & ~label.bad & ~(short <= 0), short, 0)
         count = jnp.sum(jnp.sign(short), -1, keepdims=True)
-        count = jnp.where(label.bad, 0, count)  # As above.
+        count = jnp.where(label.bad, 0, count)  # It is; as in `_hinges_jvp`.
         slope = jnp.where(short > 0, 1, short)  # Not the sign, which would be stored for both.
         gradient = gradient + jnp.where(label.hot, -count, slope)
         return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)
@@ -287,7 +287,7 @@ def _no_labels(
         label = _label(scores, labels, ends, k)
         return free & ~label.hot, bad | jnp.squeeze(label.bad & (k < ends), -1)
 
-    nothing = (labels < 0) & False  # See above.
+    nothing = (labels < 0) & False  # As in `_pairwise_hinge`.
     return _for_labels(take, ends, (~nothing, jnp.any(nothing, -1)))
 
 
