@@ -106,6 +106,26 @@ STATIC = [
         "triplet_margin_with_distance_loss: `distance_function` must be callable or None, got 'l2'",
     ),
     (
+        lambda: F.cross_entropy(X[:, :0], Y),
+        ValueError,
+        "cross_entropy: `input` must have at least one class, got shape (2, 0)",
+    ),
+    (
+        lambda: F.cross_entropy(X[:, :0], X[:, :0]),
+        ValueError,
+        "cross_entropy: `input` must have at least one class, got shape (2, 0)",
+    ),
+    (
+        lambda: jaxloss.negative_log_likelihood(X[:, :0], Y),
+        ValueError,
+        "negative_log_likelihood: `log_probs` must have at least one class, got shape (2, 0)",
+    ),
+    (
+        lambda: jaxloss.multilabel_margin_loss(X[:, :0], X[:, :0].astype(int)),
+        ValueError,
+        "multilabel_margin_loss: `scores` must have at least one class, got shape (2, 0)",
+    ),
+    (
         lambda: jaxloss.linear_softmax_cross_entropy(X, X[:0], Y),
         ValueError,
         "linear_softmax_cross_entropy: `kernel` must hold a row for at least one class, got (0, 3)",

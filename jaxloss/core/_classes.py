@@ -64,6 +64,11 @@ def any_class(where: jax.Array, axes: tuple[int, ...], axis_name: AxisName = Non
     return found if axis_name is None else lax.pmax(found.astype(jnp.int32), axis_name) > 0
 
 
+def require_classes(name: str, scores: jax.Array, axes: tuple[int, ...]) -> None:
+    if 0 in class_shape(scores, axes):
+        _checks.fail(ValueError, name, "have at least one class", f"shape {scores.shape}")
+
+
 def index(
     labels: ArrayLike,
     scores: jax.Array,
@@ -80,6 +85,7 @@ def index(
     scores_name, labels_name = names
     if not axes:
         _checks.fail(ValueError, "axis", f"name a class dimension of `{scores_name}`", axes)
+    require_classes(scores_name, scores, axes)
     batch_shape = tuple(size for a, size in enumerate(scores.shape) if a not in axes)
     found = locate(_checks.labels(labels_name, labels, batch_shape), scores, axes, where, axis_name)
     rule = f"be a class in [0, {class_count(scores, axes, axis_name)}) that takes part"
@@ -137,9 +143,7 @@ def at_label(
         return total(_numerics.where(labels.hot, x, 0), axes, axis_name)
     axis = axes[0]
     here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
-    found = jnp.zeros(here.shape, x.dtype)
-    if x.shape[axis]:
-        found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
+    found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
     found = jnp.where(here, found, 0)
     return found if axis_name is None else lax.psum(found, axis_name)
 

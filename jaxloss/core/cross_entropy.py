@@ -144,6 +144,7 @@ def softmax_cross_entropy(
     logits, labels = _checks.arrays(logits=logits, labels=labels)
     _checks.same_shape(logits=logits, labels=labels)
     axes = _checks.axes(axis, logits, "logits")
+    _classes.require_classes("logits", logits, axes)
     where = _checks.mask(where, "logits", logits)
     _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
     terms = _terms(logits, axes, class_weights, label_smoothing, z_loss)

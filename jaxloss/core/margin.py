@@ -225,6 +225,7 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     axes = _checks.axes(axis, scores, "scores")
     if len(axes) != 1:
         _checks.fail(ValueError, "axis", "be one dimension", axis)
+    _classes.require_classes("scores", scores, axes)
     labels = _checks.labels("labels", labels, scores.shape)
     scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
     count = scores.shape[-1]
@@ -232,7 +233,7 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
     known = (place >= ends) | (labels < count)
     _checks.require(known, "labels", f"be below {count}, the number of classes")
-    return _pairwise_hinge(scores, labels, ends)[0] / max(count, 1)
+    return _pairwise_hinge(scores, labels, ends)[0] / count
 
 
 @jax.custom_jvp
