@@ -17,7 +17,9 @@ import jaxloss
 Record = Mapping[str, Any]  # One workload, as in a line of the JSON file.
 LONGEST = 2  # Bar of the chart; the numbers of longer ones are written into them.
 _IN_JAX = "optax or the plain formula in JAX"
-HEADER = ("workload", "contender", "ms", "ratio", "quartiles", "compile s", "bytes", "temporaries")
+_TIMES = ("ms", "ratio", "quartiles", "compile s")
+HEADER = ("workload", "contender", *_TIMES, "bytes", "of copy", "temporaries")
+MEMORY_BOUND = ("elementwise", "classes", "embeddings")  # Groups.
 
 
 def machine() -> dict[str, str]:
@@ -58,8 +60,17 @@ def rows(record: Record) -> Iterable[tuple[str, ...]]:
             f"{low:.2f}–{high:.2f}" if i else "",
             f"{c['compile_seconds']:.2f}",
             f"{c['bytes_accessed'] / record['floor_bytes']:.2f}" if c["bytes_accessed"] else "",
+            _of_copy(record, c["seconds"]),
             "" if c["temporaries"] is None else f"{c['temporaries'] / 1e6:.1f} MB",
         )
+
+
+def _of_copy(record: Record, seconds: float) -> str:
+    """The bandwidth of reading inputs and writing gradients once, as a share of that of a copy."""
+    if record["group"] not in MEMORY_BOUND:
+        return ""
+    gigabytes, _ = record["machine"]["copy"].split()
+    return f"{record['floor_bytes'] / seconds / (1e9 * float(gigabytes)):.0%}"
 
 
 def table(records: Sequence[Record]) -> str:

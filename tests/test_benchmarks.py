@@ -40,6 +40,10 @@ def test_table_and_chart_of_one_workload(tmp_path):
     assert record["floor_bytes"] == 3 * 2**22 * 4
     assert ours["bytes_accessed"] < 2.5 * record["floor_bytes"]
     assert f"{peer['ratio']:.2f}" in table
+    gigabytes, unit = record["machine"]["copy"].split()
+    assert unit == "GB/s"
+    share = record["floor_bytes"] / 1e9 / ours["seconds"] / float(gigabytes)
+    assert f"| {share:.0%} " in table
     assert matplotlib.image.imread(picture).shape[1] > 800
     assert run("--read", lines) == run("--read", lines, "--no-torch")
 
