@@ -17,8 +17,9 @@ import jaxloss
 Record = Mapping[str, Any]  # One workload, as in a line of the JSON file.
 LONGEST = 2  # Bar of the chart; the numbers of longer ones are written into them.
 _IN_JAX = "optax or the plain formula in JAX"
-_TIMES = ("ms", "ratio", "quartiles", "compile s")
-HEADER = ("workload", "contender", *_TIMES, "bytes", "of copy", "temporaries")
+HEADER = tuple(
+    "workload, contender, ms, ratio, quartiles, compile s, bytes, of copy, temporaries".split(", ")
+)
 MEMORY_BOUND = ("elementwise", "classes", "embeddings")  # Groups.
 
 

@@ -230,7 +230,7 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
     scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
     count = scores.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
-    ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True, initial=count)
+    ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True)
     known = (place >= ends) | (labels < count)
     _checks.require(known, "labels", f"be below {count}, the number of classes")
     return _pairwise_hinge(scores, labels, ends)[0] / count
