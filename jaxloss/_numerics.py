@@ -51,13 +51,43 @@ def _hinge_jvp(tie, primals, tangents):
     return hinge(x, tie), jnp.where(x < 0 if tie else x <= 0, 0, x_dot)
 
 
+@jax.custom_jvp
+def opaque(x: jax.Array) -> jax.Array:
+    """x behind an operation that XLA does not look through.
+
+    It would contract the product that made x with the sum that takes it, and so leave out its
+    rounding, or gather the constant factors of two such products: 1e20 twice, which overflows.
+    """
+    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
+
+
+@opaque.defjvp
+def _opaque_jvp(primals, tangents):
+    # That of `maximum` asks whether x and the greater are equal, in two readings of x.
+    return opaque(*primals), tangents[0]
+
+
 def again(x: jax.Array) -> jax.Array:
     """x in another expression, for a derivative whose parts the value computes as well.
 
     Computed twice from x they take less time than stored once and read twice; the compiler would
     recognise and store them.
     """
-    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
+    return opaque(x)
+
+
+@jax.custom_jvp
+def lesser(x: jax.Array, y: jax.Array) -> jax.Array:
+    """min(x, y), whose gradient a tie shares."""
+    return jnp.minimum(x, y)
+
+
+@lesser.defjvp
+def _lesser_jvp(primals, tangents):
+    # That of `minimum` compares each with the result, and is 0 where rounding makes none equal.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    tie = (x_dot + y_dot) * 0.5
+    return lesser(x, y), jnp.where(x < y, x_dot, jnp.where(y < x, y_dot, tie))
 
 
 def where(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
@@ -136,10 +166,33 @@ def distance(
     if p == 1:
         return jnp.sum(size, axes, keepdims=True)
     if p == jnp.inf:
-        return jnp.max(size, axes, keepdims=True, initial=0)
+        return _extreme(size, axes, 1)
     if p == -jnp.inf:
-        return jnp.min(size, axes, keepdims=True, initial=jnp.inf)
+        return _extreme(size, axes, -1)
     return _p_norm(x, p, axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _extreme(size: jax.Array, axes: tuple[int, ...], sign: int) -> jax.Array:
+    """The largest size over `axes`, or the smallest for `sign` -1; ties share the gradient."""
+    if sign < 0:
+        return jnp.min(size, axes, keepdims=True, initial=jnp.inf)
+    return jnp.max(size, axes, keepdims=True, initial=0)
+
+
+@_extreme.defjvp
+def _extreme_jvp(axes, sign, primals, tangents):
+    # Autodiff divides by how many equal the result, which rounding can make none. One index is
+    # always found.
+    (size,), (tangent,) = primals, tangents
+    for axis in axes if size.size else ():
+        extreme = _extreme(size, (axis,), sign)
+        index = (jnp.argmax if sign > 0 else jnp.argmin)(size, axis, keepdims=True)
+        best = (size == extreme) | (lax.broadcasted_iota(index.dtype, size.shape, axis) == index)
+        best = best.astype(size.dtype)
+        share = best / jnp.sum(best, axis, keepdims=True)
+        size, tangent = extreme, jnp.sum(share * tangent, axis, keepdims=True)
+    return _extreme(*primals, axes, sign), jnp.sum(tangent, axes, keepdims=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -247,7 +300,7 @@ def _lengths(
 
     def shielded():
         scales = [_scale(jnp.abs(x), 2, axes)[0] for x in vectors()]
-        ratios = [x / scale for x, scale in zip(vectors(), scales, strict=True)]
+        ratios = [opaque(x / scale) for x, scale in zip(vectors(), scales, strict=True)]
         return scales, *sums(ratios)
 
     def adaptive():

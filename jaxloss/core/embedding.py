@@ -335,6 +335,6 @@ def _hinge_of_distances(
 ) -> jax.Array:
     """`near` and `far` are the anchors' distances, `between` that of positive and negative."""
     if between is not None:
-        far = jnp.minimum(far, between)
+        far = _numerics.lesser(far, between)
     margin = _checks.hyper_parameter("margin", margin, near)
     return _numerics.hinge(near - far + margin)
