@@ -15,6 +15,7 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 Axis = int | tuple[int, ...] | None
+Shaped = jax.Array | jax.ShapeDtypeStruct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +215,7 @@ def broadcast(
     return jnp.broadcast_to(value, like.shape)
 
 
-def _fits(value: jax.Array, like: jax.Array, *, same_rank: bool) -> bool:
+def _fits(value: jax.Array, like: Shaped, *, same_rank: bool) -> bool:
     if value.ndim > like.ndim or (same_rank and value.ndim < like.ndim):
         return False
     sizes = zip(reversed(value.shape), reversed(like.shape), strict=False)
@@ -237,7 +238,7 @@ def hyper_parameter(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
     return value
 
 
-def mask(where: ArrayLike | None, name: str, like: jax.Array) -> jax.Array | None:
+def mask(where: ArrayLike | None, name: str, like: Shaped) -> jax.Array | None:
     """`where` in numpy's one meaning: boolean, the rank of `like`, broadcastable to it."""
     if where is None:
         return None
@@ -253,7 +254,7 @@ def mask(where: ArrayLike | None, name: str, like: jax.Array) -> jax.Array | Non
     return where
 
 
-def axes(axis: Axis, like: jax.Array, name: str) -> tuple[int, ...]:
+def axes(axis: Axis, like: Shaped, name: str) -> tuple[int, ...]:
     """`axis` as a tuple of distinct non-negative numbers."""
     listed = tuple(range(like.ndim)) if axis is None else axis
     try:

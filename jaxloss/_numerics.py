@@ -99,6 +99,11 @@ def where(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
     return jnp.where(condition, x, (jnp.any(condition) & False).astype(x.dtype) + fill)
 
 
+def kept(keep: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
+    """x where it is kept, and a harmless number elsewhere; one number for all places stays."""
+    return x if keep is None or keep.ndim != x.ndim else jnp.where(keep, x, fill)
+
+
 def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
     """x, but 0 where it is infinite and has the weight 0."""
     return where((weight != 0) | ~jnp.isinf(x), x, 0)

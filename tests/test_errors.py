@@ -313,7 +313,7 @@ STATIC = [
     (
         lambda: F.cosine_similarity(X, WIDE),
         ValueError,
-        "cosine_similarity: `x2` must fit the shape (2, 3), equal along 1, got (2, 4)",
+        "cosine_similarity: `x2` must broadcast with the shape (2, 3), got (2, 4)",
     ),
     (
         lambda: F.cosine_similarity(X, X, dim=2),

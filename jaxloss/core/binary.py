@@ -16,7 +16,11 @@ from jaxloss.core import _classes
 
 @public()
 def sigmoid_binary_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, pos_weight: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Binary cross entropy between the sigmoid of `logits` and `labels`.
 
@@ -29,6 +33,8 @@ def sigmoid_binary_cross_entropy(
       labels: the probability of yes, 0 or 1 as a rule, in the same shape.
       pos_weight: weight of the positive labels, broadcastable to the shape of `logits`; above 1
         it raises recall.
+      where: boolean, of the rank of `logits` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `logits`; at least float32.
@@ -49,10 +55,13 @@ def sigmoid_binary_cross_entropy(
     logits, labels = _checks.arrays(logits=logits, labels=labels)
     _checks.same_shape(logits=logits, labels=labels)
     pos_weight = _checks.follower("pos_weight", pos_weight, logits)
+    where = _checks.mask(where, "logits", logits)
+    logits, labels = (_numerics.kept(where, x) for x in (logits, labels))
     _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]")
     if pos_weight is not None:
         pos_weight = _checks.broadcast("pos_weight", pos_weight, logits)
-    return _logistic(logits, labels, pos_weight)
+        pos_weight = _numerics.kept(where, pos_weight)
+    return _numerics.kept(where, _logistic(logits, labels, pos_weight))
 
 
 @jax.custom_jvp
@@ -83,7 +92,9 @@ def _logistic_jvp(primals, tangents):
 
 
 @public()
-def binary_cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Array:
+def binary_cross_entropy(
+    probabilities: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
+) -> jax.Array:
     """Binary cross entropy between probabilities and labels.
 
     loss = -(y max(log p, -100) + (1-y) max(log(1-p), -100)).
@@ -94,6 +105,8 @@ def binary_cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Arr
     Args:
       probabilities: floating-point array of any shape, in [0, 1]. NaN results from others.
       labels: the probability of yes, in the same shape.
+      where: boolean, of the rank of `probabilities` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `probabilities`; at least float32.
@@ -113,9 +126,11 @@ def binary_cross_entropy(probabilities: ArrayLike, labels: ArrayLike) -> jax.Arr
     """
     probabilities, labels = _checks.arrays(probabilities=probabilities, labels=labels)
     _checks.same_shape(probabilities=probabilities, labels=labels)
+    where = _checks.mask(where, "probabilities", probabilities)
+    probabilities, labels = (_numerics.kept(where, x, 0.5) for x in (probabilities, labels))
     for name, value in (("probabilities", probabilities), ("labels", labels)):
         _checks.require((value >= 0) & (value <= 1), name, "be probabilities in [0, 1]")
-    return _binary(probabilities, labels)
+    return _numerics.kept(where, _binary(probabilities, labels))
 
 
 @jax.custom_jvp
@@ -156,7 +171,9 @@ def _slope(p: jax.Array, complement: bool) -> jax.Array:
 
 
 @public()
-def soft_margin_loss(scores: ArrayLike, targets: ArrayLike) -> jax.Array:
+def soft_margin_loss(
+    scores: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
+) -> jax.Array:
     """Soft margin loss: the logistic loss of targets 1 and -1.
 
     loss = log(1 + exp(-y x)), without overflow.
@@ -164,6 +181,8 @@ def soft_margin_loss(scores: ArrayLike, targets: ArrayLike) -> jax.Array:
     Args:
       scores: floating-point array of any shape.
       targets: 1 or -1, in the same shape.
+      where: boolean, of the rank of `scores` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `scores`; at least float32.
@@ -182,8 +201,10 @@ def soft_margin_loss(scores: ArrayLike, targets: ArrayLike) -> jax.Array:
     """
     scores, targets = _checks.arrays(scores=scores, targets=targets)
     _checks.same_shape(scores=scores, targets=targets)
+    where = _checks.mask(where, "scores", scores)
+    scores, targets = (_numerics.kept(where, x, 1) for x in (scores, targets))
     _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    return _soft_margin(scores, targets)
+    return _numerics.kept(where, _soft_margin(scores, targets))
 
 
 @jax.custom_jvp

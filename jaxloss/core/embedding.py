@@ -17,7 +17,12 @@ from jaxloss._public import public
 
 @public(static=("axis",), domain={"eps": _checks.NON_NEGATIVE})
 def cosine_similarity(
-    x1: ArrayLike, x2: ArrayLike, *, axis: _checks.Axis = -1, eps: ArrayLike = 0.0
+    x1: ArrayLike,
+    x2: ArrayLike,
+    *,
+    axis: _checks.Axis = -1,
+    eps: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Cosine of the angle between two vectors.
 
@@ -31,6 +36,8 @@ def cosine_similarity(
       x2: array of the same rank, equal along `axis`, broadcastable elsewhere.
       axis: the dimension or dimensions of the vectors.
       eps: the least norm to divide by.
+      where: boolean, of the rank of the broadcast vectors and broadcastable to them: the entries,
+        or with size 1 along `axis` the pairs, that take part. A pair of which nothing does is 0.
 
     Returns:
       One similarity in [-1, 1] for each pair, in the broadcast shape without `axis`; at least
@@ -50,13 +57,13 @@ def cosine_similarity(
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineSimilarity.html
     """
     x1, x2 = _checks.arrays(x1=x1, x2=x2)
-    axes = _checks.axes(axis, x1, "x1")
-    fits = x1.ndim == x2.ndim and all(
-        a == b or (i not in axes and 1 in (a, b))
-        for i, (a, b) in enumerate(zip(x1.shape, x2.shape, strict=False))
-    )
-    if not fits:
-        _checks.fail(ValueError, "x2", f"fit the shape {x1.shape}, equal along {axis}", x2.shape)
+    try:
+        pairs = jax.ShapeDtypeStruct(jnp.broadcast_shapes(x1.shape, x2.shape, (1,)), x1.dtype)
+    except ValueError:
+        _checks.fail(ValueError, "x2", f"broadcast with the shape {x1.shape}", x2.shape)
+    axes = _checks.axes(axis, pairs, "x1")
+    where = _checks.mask(where, "x1", pairs)
+    x1, x2 = (_numerics.kept(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
     eps = _checks.number("eps", eps, x1)
     return jnp.squeeze(_numerics.cosine(x1, x2, eps, axes), axes)
 
@@ -69,6 +76,7 @@ def cosine_embedding_loss(
     *,
     margin: ArrayLike = 0.0,
     axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Cosine embedding loss: similar pairs in one direction, dissimilar ones in others.
 
@@ -81,6 +89,8 @@ def cosine_embedding_loss(
       targets: 1 for similar and -1 for dissimilar pairs, in the shape of `x1` without `axis`.
       margin: the largest cosine that a dissimilar pair may have for free, in [-1, 1].
       axis: the dimension or dimensions of the vectors.
+      where: boolean, one for each pair: which take part. The others may hold anything, in every
+        argument: their loss and gradient are 0.
 
     Returns:
       One loss per pair, in the shape of `targets`; at least float32.
@@ -101,13 +111,38 @@ def cosine_embedding_loss(
     """
     x1, x2, targets = _checks.arrays(x1=x1, x2=x2, targets=targets)
     _checks.same_shape(x1=x1, x2=x2)
+    axes = _checks.axes(axis, x1, "x1")
+    shape = _batch_shape(x1, axes)
+    if targets.shape != shape:
+        _checks.fail(ValueError, "targets", f"have shape {shape}", targets.shape)
+    where, keep = _pairs(where, x1, axes)
+    x1, x2 = _numerics.kept(keep, x1), _numerics.kept(keep, x2)
+    targets = _numerics.kept(where, targets, 1)
     similarity = cosine_similarity(x1, x2, axis=axis)
-    if targets.shape != similarity.shape:
-        _checks.fail(ValueError, "targets", f"have shape {similarity.shape}", targets.shape)
     _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = _checks.hyper_parameter("margin", margin, similarity)
+    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, similarity))
     similar = jnp.where(targets == 1, 1 - similarity, 0)
-    return similar + jnp.where(targets == -1, _numerics.hinge(similarity - margin), 0)
+    losses = similar + jnp.where(targets == -1, _numerics.hinge(similarity - margin), 0)
+    return _numerics.kept(where, losses)
+
+
+def _aligned(x: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
+    """x with the rank of the shape, and with its size along the vectors."""
+    x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
+    return jnp.broadcast_to(x, [shape[a] if a in axes else x.shape[a] for a in range(x.ndim)])
+
+
+def _batch_shape(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for a, size in enumerate(x.shape) if a not in axes)
+
+
+def _pairs(
+    where: ArrayLike | None, vectors: jax.Array, axes: tuple[int, ...]
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Which pairs or triplets take part, one for each; and the same beside their vectors."""
+    losses = jax.ShapeDtypeStruct(_batch_shape(vectors, axes), vectors.dtype)
+    where = _checks.mask(where, "losses", losses)
+    return where, None if where is None else jnp.expand_dims(where, axes)
 
 
 @public(static=("p", "axis", "keepdims"))
@@ -119,6 +154,7 @@ def pairwise_distance(
     eps: ArrayLike = 1e-6,
     axis: _checks.Axis = -1,
     keepdims: bool = False,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """p-norm of the difference of two vectors.
 
@@ -131,6 +167,8 @@ def pairwise_distance(
       eps: added to every difference, so that equal vectors have a small distance and a gradient.
       axis: the dimension or dimensions of the vectors.
       keepdims: whether `axis` stays as a dimension of size 1.
+      where: boolean, one for each pair: which take part. The others may hold anything, in every
+        argument: their loss and gradient are 0.
 
     Returns:
       One distance per pair, in the shape of `x1` without `axis`; at least float32.
@@ -154,7 +192,9 @@ def pairwise_distance(
     if not isinstance(p, int | float) or math.isnan(p):
         _checks.fail(ValueError, "p", "be a number", repr(p))
     eps = _checks.hyper_parameter("eps", eps, x1)
-    distances = _numerics.distance(x1, x2, eps, p, axes)
+    _, keep = _pairs(where, x1, axes)
+    x1, x2, eps = (_numerics.kept(keep, x) for x in (x1, x2, eps))
+    distances = _numerics.kept(keep, _numerics.distance(x1, x2, eps, p, axes))
     return distances if keepdims else jnp.squeeze(distances, axes)
 
 
@@ -169,6 +209,7 @@ def triplet_margin_loss(
     eps: ArrayLike = 1e-6,
     swap: bool = False,
     axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Triplet margin loss: the anchor closer to the positive than to the negative by a margin.
 
@@ -184,6 +225,8 @@ def triplet_margin_loss(
       eps: added to every difference.
       swap: whether a negative closer to the positive than to the anchor counts from there.
       axis: the dimension or dimensions of the vectors.
+      where: boolean, one for each triplet: which take part. The others may hold anything, in every
+        argument: their loss and gradient are 0.
 
     Returns:
       One loss per triplet, in the shape of `anchors` without `axis`; at least float32.
@@ -207,8 +250,12 @@ def triplet_margin_loss(
         anchors=anchors, positives=positives, negatives=negatives
     )
     _checks.same_shape(anchors=anchors, positives=positives, negatives=negatives)
-
+    axes = _checks.axes(axis, anchors, "anchors")
     eps = _checks.hyper_parameter("eps", eps, anchors)
+    where, keep = _pairs(where, anchors, axes)
+    anchors, positives, negatives, eps = (
+        _numerics.kept(keep, x) for x in (anchors, positives, negatives, eps)
+    )
 
     def distance(x1: jax.Array, x2: jax.Array, eps: jax.Array) -> jax.Array:
         return pairwise_distance(x1, x2, p=p, eps=eps, axis=axis)
@@ -217,7 +264,7 @@ def triplet_margin_loss(
     # ‖a - n + eps‖. With the same eps in both, XLA would store it in the embeddings' full shape.
     far = distance(negatives, anchors, -eps)
     between = distance(positives, negatives, eps) if swap else None
-    return _hinge_of_distances(near, far, between, margin=margin)
+    return _hinge_of_distances(near, far, between, margin=margin, where=where)
 
 
 def triplet_margin_with_distance_loss(
@@ -228,6 +275,7 @@ def triplet_margin_with_distance_loss(
     distance_function: Callable[[Any, Any], jax.Array] | None = None,
     margin: ArrayLike = 1.0,
     swap: bool = False,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Triplet margin loss under a distance of one's own.
 
@@ -244,6 +292,8 @@ def triplet_margin_with_distance_loss(
       distance_function: maps two batches to one distance per pair; `pairwise_distance` if None.
       margin: above 0, in the unit of the distance; a number, or one for each triplet.
       swap: whether a negative closer to the positive than to the anchor counts from there.
+      where: boolean, one for each triplet: which take part. The others may hold anything, as far as
+        the arguments are arrays or trees of them: their loss and gradient are 0.
 
     Returns:
       One loss per triplet, in the shape of the distances; at least float32.
@@ -265,7 +315,30 @@ def triplet_margin_with_distance_loss(
 
     Source: as `triplet_margin_loss`.
     """
-    return triplets(_DISTANCES, anchors, positives, negatives, distance_function, margin, swap)
+    if where is not None:
+        # Different numbers, between which a distance may be differentiated.
+        anchors = _kept_examples(where, anchors, 1)
+        positives = _kept_examples(where, positives, 2)
+        negatives = _kept_examples(where, negatives, 3)
+    return triplets(
+        _DISTANCES, anchors, positives, negatives, distance_function, margin, swap, where
+    )
+
+
+def _kept_examples(where: ArrayLike, tree: Any, fill: float) -> Any:
+    """The tree with another number in the examples that take no part, as far as it has arrays."""
+    keep = jnp.asarray(where)
+
+    def leaf(x: Any) -> Any:
+        shape = jnp.shape(x)
+        if keep.dtype != bool or keep.ndim > len(shape):
+            return x  # Which is refused when the distances are there.
+        fits = all(a in (1, b) for a, b in zip(keep.shape, shape, strict=False))
+        if not fits or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        return jnp.where(jnp.expand_dims(keep, range(keep.ndim, len(shape))), x, fill)
+
+    return jax.tree.map(leaf, tree)
 
 
 Distance = Callable[[Any, Any], jax.Array]
@@ -279,6 +352,7 @@ def triplets(
     distance_function: Distance | None,
     margin: ArrayLike,
     swap: bool,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """One loss per triplet, with distances of one's own or the default ones."""
     near, far, between = defaults if distance_function is None else (distance_function,) * 3
@@ -290,6 +364,7 @@ def triplets(
         far(anchors, negatives),
         between(positives, negatives) if swap else None,
         margin=margin,
+        where=where,
     )
 
 
@@ -321,20 +396,31 @@ _DISTANCES = default_distances("anchors", "positives", "negatives")
 
 @public(domain={"margin": _checks.POSITIVE}, name="triplet_margin_with_distance_loss")
 def _triplet_margin_with_distance_loss(
-    near: ArrayLike, far: ArrayLike, between: ArrayLike | None, *, margin: ArrayLike
+    near: ArrayLike,
+    far: ArrayLike,
+    between: ArrayLike | None,
+    *,
+    margin: ArrayLike,
+    where: ArrayLike | None,
 ) -> jax.Array:
     given = [near, far] if between is None else [near, far, between]
     names = ("anchor to positive", "anchor to negative", "positive to negative")
     distances = _checks.arrays(**dict(zip(names, given, strict=False)))
     _checks.same_shape(**dict(zip(names, distances, strict=False)))
-    return _hinge_of_distances(*distances, margin=margin)
+    where = _checks.mask(where, "anchor to positive", distances[0])
+    return _hinge_of_distances(*distances, margin=margin, where=where)
 
 
 def _hinge_of_distances(
-    near: jax.Array, far: jax.Array, between: jax.Array | None = None, *, margin: ArrayLike
+    near: jax.Array,
+    far: jax.Array,
+    between: jax.Array | None = None,
+    *,
+    margin: ArrayLike,
+    where: jax.Array | None,
 ) -> jax.Array:
     """`near` and `far` are the anchors' distances, `between` that of positive and negative."""
     if between is not None:
         far = _numerics.lesser(far, between)
-    margin = _checks.hyper_parameter("margin", margin, near)
-    return _numerics.hinge(near - far + margin)
+    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, near))
+    return _numerics.kept(where, _numerics.hinge(near - far + margin))

@@ -67,6 +67,7 @@ def poisson_nll_loss(
     log_input: bool = True,
     full: bool = False,
     eps: ArrayLike = 1e-8,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Negative log likelihood of counts under a Poisson distribution.
 
@@ -82,6 +83,8 @@ def poisson_nll_loss(
       log_input: whether `predictions` are logarithms.
       full: whether to add Stirling's approximation of log(y!).
       eps: keeps the logarithm finite without `log_input`.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `predictions`; at least float32.
@@ -101,19 +104,21 @@ def poisson_nll_loss(
     """
     predictions, targets = _checks.arrays(predictions=predictions, targets=targets)
     _checks.same_shape(predictions=predictions, targets=targets)
+    where = _checks.mask(where, "predictions", predictions)
+    predictions, targets = (_numerics.kept(where, x, 1) for x in (predictions, targets))
     _checks.require(targets >= 0, "targets", "be counts of 0 or more")
     if log_input:
         losses = _poisson(predictions, targets)
     else:
         _checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
-        eps = _checks.hyper_parameter("eps", eps, predictions)
+        eps = _numerics.kept(where, _checks.hyper_parameter("eps", eps, predictions))
         losses = predictions - _numerics.xlogy(targets, predictions + eps)
     if full:
         above_1 = targets > 1
         y = jnp.where(above_1, targets, 1)
         stirling = y * jnp.log(y) - y + 0.5 * jnp.log(2 * math.pi * y)
         losses = losses + jnp.where(above_1, stirling, 0)
-    return losses
+    return _numerics.kept(where, losses)
 
 
 @jax.custom_jvp
@@ -136,6 +141,7 @@ def gaussian_nll_loss(
     *,
     full: bool = False,
     eps: ArrayLike = 1e-6,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Negative log likelihood of targets under Gaussians with predicted mean and variance.
 
@@ -151,6 +157,8 @@ def gaussian_nll_loss(
         unit of `predictions` squared; 0 or more.
       full: whether to add the constant ½ log 2π.
       eps: the least variance.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `predictions`; at least float32.
@@ -175,10 +183,15 @@ def gaussian_nll_loss(
     targets = _checks.broadcast("targets", targets, predictions, same_rank=True)
     if variances.ndim:
         variances = _checks.broadcast("variances", variances, predictions, same_rank=True)
+    where = _checks.mask(where, "predictions", predictions)
+    predictions, targets, variances = (
+        _numerics.kept(where, x, 1) for x in (predictions, targets, variances)
+    )
     _checks.require(variances >= 0, "variances", "be 0 or more")
-    eps = _checks.hyper_parameter("eps", eps, predictions)
+    eps = _numerics.kept(where, _checks.hyper_parameter("eps", eps, predictions), 1)
     losses = _gaussian(predictions, targets, variances, eps)
-    return losses + 0.5 * math.log(2 * math.pi) if full else losses
+    losses = losses + 0.5 * math.log(2 * math.pi) if full else losses
+    return _numerics.kept(where, losses)
 
 
 @jax.custom_jvp

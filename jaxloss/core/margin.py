@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from jaxloss import _checks, _numerics
@@ -18,7 +20,11 @@ from jaxloss.core import _classes
 
 @public()
 def hinge_embedding_loss(
-    distances: ArrayLike, targets: ArrayLike, *, margin: ArrayLike = 1.0
+    distances: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Hinge embedding loss: similar pairs close, dissimilar ones at least a margin apart.
 
@@ -29,6 +35,8 @@ def hinge_embedding_loss(
       distances: floating-point array of any shape.
       targets: 1 for similar and -1 for dissimilar pairs, in the same shape.
       margin: in the unit of `distances`; a number, or one for each element.
+      where: boolean, of the rank of `distances` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `distances`; at least float32.
@@ -48,9 +56,11 @@ def hinge_embedding_loss(
     """
     distances, targets = _checks.arrays(distances=distances, targets=targets)
     _checks.same_shape(distances=distances, targets=targets)
+    where = _checks.mask(where, "distances", distances)
+    distances, targets = (_numerics.kept(where, x, 1) for x in (distances, targets))
     _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = _checks.hyper_parameter("margin", margin, distances)
-    return _hinge_embedding(distances, targets, margin)
+    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, distances))
+    return _numerics.kept(where, _hinge_embedding(distances, targets, margin))
 
 
 @jax.custom_jvp
@@ -75,7 +85,12 @@ def _hinge_embedding_jvp(primals, tangents):
 
 @public()
 def margin_ranking_loss(
-    scores1: ArrayLike, scores2: ArrayLike, targets: ArrayLike, *, margin: ArrayLike = 0.0
+    scores1: ArrayLike,
+    scores2: ArrayLike,
+    targets: ArrayLike,
+    *,
+    margin: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Margin ranking loss: the first score above the second by a margin, or below it.
 
@@ -86,6 +101,8 @@ def margin_ranking_loss(
       scores2: the scores to compare with, in the same shape.
       targets: 1 where the first should be ranked higher and -1 where the second, same shape.
       margin: in the unit of the scores; a number, or one for each element.
+      where: boolean, of the rank of `scores1` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `scores1`; at least float32.
@@ -105,9 +122,11 @@ def margin_ranking_loss(
     """
     scores1, scores2, targets = _checks.arrays(scores1=scores1, scores2=scores2, targets=targets)
     _checks.same_shape(scores1=scores1, scores2=scores2, targets=targets)
+    where = _checks.mask(where, "scores1", scores1)
+    scores1, scores2, targets = (_numerics.kept(where, x, 1) for x in (scores1, scores2, targets))
     _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = _checks.hyper_parameter("margin", margin, scores1)
-    return _numerics.hinge(margin - targets * (scores1 - scores2))
+    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, scores1))
+    return _numerics.kept(where, _numerics.hinge(margin - targets * (scores1 - scores2)))
 
 
 @public(static=("p", "axis"))
@@ -119,6 +138,7 @@ def multi_margin_loss(
     margin: ArrayLike = 1.0,
     class_weights: ArrayLike | None = None,
     axis: _checks.Axis = -1,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Multi-class margin loss: the label's score above every other by a margin.
 
@@ -134,6 +154,9 @@ def multi_margin_loss(
       margin: in the unit of the scores.
       class_weights: one weight per class, shape (C,).
       axis: the class dimension; over a tuple of them a label is a flat index.
+      where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
+        along `axis` the examples, that take part. C counts those only.
+        An example of which nothing takes part has loss and gradient 0, whatever it holds.
 
     Returns:
       One loss per example, in the shape of `labels`; at least float32.
@@ -155,32 +178,36 @@ def multi_margin_loss(
     _checks.one_of("p", p, (1, 2))
     (scores,) = _checks.arrays(scores=scores)
     axes = _checks.axes(axis, scores, "scores")
-    found = _classes.index(labels, scores, axes, None, names=("scores", "labels"))
+    where = _checks.mask(where, "scores", scores)
+    found = _classes.index(labels, scores, axes, where, names=("scores", "labels"))
     margin = _checks.number("margin", margin, scores)
-    losses = _hinges(scores, margin, found, p, axes) / _classes.count(scores, axes, None)
+    scores = _numerics.kept(where, scores)
+    count = _classes.count(scores, axes, where)
+    losses = jnp.expand_dims(_hinges(scores, margin, found, where, p, axes), axes)
+    losses = jnp.squeeze(losses / count, axes)
     if class_weights is not None:
         weights = _classes.label_weights(class_weights, scores, found, axes)
         losses = _numerics.product(weights, losses)
     return losses
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _hinges(scores, margin, labels, p, axes):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _hinges(scores, margin, labels, where, p, axes):
     """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y."""
-    short = _shortfalls(scores, margin, labels, axes)
+    short = _shortfalls(scores, margin, labels, where, axes)
     return jnp.sum(short if p == 1 else jnp.square(short), axes)
 
 
-def _shortfalls(scores, margin, labels, axes):
+def _shortfalls(scores, margin, labels, where, axes):
     short = scores - _classes.pick(scores, labels, axes) + margin
-    return jnp.where(labels.hot | (short <= 0), 0, short)
+    return _numerics.kept(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
 @_hinges.defjvp
 def _hinges_jvp(p, axes, primals, tangents):
     # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
-    scores, margin, labels = primals
-    short = _shortfalls(scores, margin, labels, axes)
+    scores, margin, labels, where = primals
+    short = _shortfalls(scores, margin, labels, where, axes)
     total = jnp.sum(jnp.sign(short) if p == 1 else 2 * short, axes, keepdims=True)
     total = jnp.where(labels.bad, jnp.nan, total)  # It is; so XLA does not store it for each class.
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
@@ -190,7 +217,9 @@ def _hinges_jvp(p, axes, primals, tangents):
 
 
 @public(static=("axis",))
-def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = -1) -> jax.Array:
+def multilabel_margin_loss(
+    scores: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
+) -> jax.Array:
     """Multi-label margin loss: every label's score above every other class's by 1.
 
     loss = 1/C Σ_k Σ_{c not a label} max(0, 1 - x_{y_k} + x_c); the gradient at the kink is 0.
@@ -203,6 +232,9 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
       scores: floating-point array (..., C).
       labels: integer array of the same shape: class indices, padded with -1.
       axis: the class dimension.
+      where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
+        along `axis` the examples, that take part. The label of a class that does not is bad.
+        An example of which nothing takes part has loss and gradient 0, whatever it holds.
 
     Returns:
       One loss per example, in the shape of `scores` without `axis`; at least float32.
@@ -227,28 +259,34 @@ def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = 
         _checks.fail(ValueError, "axis", "be one dimension", axis)
     _classes.require_classes("scores", scores, axes)
     labels = _checks.labels("labels", labels, scores.shape)
+    where = _checks.mask(where, "scores", scores)
+    scores = _numerics.kept(where, scores)
+    if where is not None:
+        labels = jnp.where(_classes.any_class(where, axes), labels, -1)
+        where = jnp.moveaxis(where, axes[0], -1)
     scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
     count = scores.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True)
-    known = (place >= ends) | (labels < count)
-    _checks.require(known, "labels", f"be below {count}, the number of classes")
-    return _pairwise_hinge(scores, labels, ends)[0] / count
+    losses, _, bad = _pairwise_hinge(scores, labels, ends, where)
+    _checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
+    return jnp.squeeze(losses[..., None] / _classes.count(scores, (scores.ndim - 1,), where), -1)
 
 
 @jax.custom_jvp
 def _pairwise_hinge(
-    scores: jax.Array, labels: jax.Array, ends: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array, Any]:
     """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label, and its gradient.
 
-    k < ends. The compiler leaves the gradient out where nobody asks for it.
+    k < ends. The last result is the examples with a bad label. The compiler leaves the gradient out
+    where nobody asks for it.
     """
-    free, bad = _no_labels(scores, labels, ends)
+    free, bad = _no_labels(scores, labels, ends, where)
 
     def add(k, so_far):
         losses, gradient = so_far
-        label = _label(scores, labels, ends, k)
+        label = _label(scores, labels, ends, where, k)
         own = _classes.at_label(scores, label, (scores.ndim - 1,))
         short = (scores - own) + 1
         short = jnp.where(free & ~label.bad & ~(short <= 0), short, 0)
@@ -261,39 +299,54 @@ def _pairwise_hinge(
     # Made of the arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
     nothing = _numerics.tied((free & False).astype(scores.dtype), scores)
     losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
-    return jnp.where(bad, jnp.nan, losses), jnp.where(bad[..., None], jnp.nan, gradient)
+    return jnp.where(bad, jnp.nan, losses), jnp.where(bad[..., None], jnp.nan, gradient), bad
 
 
 @_pairwise_hinge.defjvp
 def _pairwise_hinge_jvp(primals, tangents):
     # Autodiff would keep arrays over all pairs of classes for the backward pass. The gradient is
     # piecewise constant, and has no derivative itself.
-    losses, gradient = _pairwise_hinge(*primals)
+    losses, gradient, bad = _pairwise_hinge(*primals)
     along = jnp.sum(gradient * tangents[0], -1)
-    return (losses, gradient), (along, jnp.zeros_like(gradient))
+    no_tangent = np.zeros(bad.shape, jax.dtypes.float0)
+    return (losses, gradient, bad), (along, jnp.zeros_like(gradient), no_tangent)
 
 
 def _for_labels(step: Callable, ends: jax.Array, start: Any) -> Any:
     """Runs `step` for every place up to the last that holds a label in any example."""
-    return lax.fori_loop(0, jnp.max(ends, initial=0), step, start)
+    return lax.fori_loop(0, _last(ends), step, start)
+
+
+@custom_vmap
+def _last(ends: jax.Array) -> jax.Array:
+    return jnp.max(ends, initial=0)
+
+
+@_last.def_vmap
+def _last_of_all(axis_size, in_batched, ends):
+    # One loop for all examples; with an end of its own for each, checkify cannot take it.
+    return _last(ends), False
 
 
 def _no_labels(
-    scores: jax.Array, labels: jax.Array, ends: jax.Array
+    scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """The classes that are no label, and the examples with a label that is no class."""
 
     def take(k, so_far):
         free, bad = so_far
-        label = _label(scores, labels, ends, k)
+        label = _label(scores, labels, ends, where, k)
         return free & ~label.hot, bad | jnp.squeeze(label.bad & (k < ends), -1)
 
     nothing = (labels < 0) & False  # As in `_pairwise_hinge`.
-    return _for_labels(take, ends, (~nothing, jnp.any(nothing, -1)))
+    free = ~nothing if where is None else ~nothing & where
+    return _for_labels(take, ends, (free, jnp.any(nothing, -1)))
 
 
-def _label(scores: jax.Array, labels: jax.Array, ends: jax.Array, k: jax.Array) -> _classes.Labels:
+def _label(
+    scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None, k: jax.Array
+) -> _classes.Labels:
     """Where the k-th label points; nowhere, and is bad, where there is none."""
     label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
     label = jnp.where(k < ends[..., 0], label, -1)
-    return _classes.locate(label, scores, (scores.ndim - 1,), None)
+    return _classes.locate(label, scores, (scores.ndim - 1,), where)

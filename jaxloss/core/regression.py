@@ -15,16 +15,24 @@ from jaxloss._public import public
 
 
 def _arrays(
-    predictions: ArrayLike, targets: ArrayLike | None, *, complex_too: bool = False
-) -> tuple[jax.Array, jax.Array]:
+    predictions: ArrayLike,
+    targets: ArrayLike | None,
+    where: ArrayLike | None,
+    *,
+    complex_too: bool = False,
+    **hyper_parameters: ArrayLike,
+) -> list[jax.Array]:
+    """The arguments of a loss that is 0 for two zeros, which is what does not take part here."""
+    given = {"predictions": predictions} | ({} if targets is None else {"targets": targets})
+    arrays = _checks.arrays(**given, complex_too=complex_too)
+    _checks.same_shape(**dict(zip(given, arrays, strict=True)))
+    x = arrays[0]
+    where = _checks.mask(where, "predictions", x)
+    numbers = [_checks.hyper_parameter(name, y, x) for name, y in hyper_parameters.items()]
+    arrays = [_numerics.kept(where, y) for y in arrays]
     if targets is None:
-        (predictions,) = _checks.arrays(predictions=predictions, complex_too=complex_too)
-        return predictions, jnp.zeros((), predictions.dtype)
-    predictions, targets = _checks.arrays(
-        predictions=predictions, targets=targets, complex_too=complex_too
-    )
-    _checks.same_shape(predictions=predictions, targets=targets)
-    return predictions, targets
+        arrays.append(jnp.zeros((), x.dtype))
+    return arrays + [_numerics.kept(where, y, 1) for y in numbers]
 
 
 def _of_error(
@@ -87,7 +95,9 @@ _smooth_l1 = _of_error(_smooth_l1_value, _smooth_l1_slopes)
 
 
 @public()
-def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+def absolute_error(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> jax.Array:
     """Absolute error.
 
     loss = |x - y|, with derivative 0 at x = y.
@@ -95,6 +105,8 @@ def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> 
     Args:
       predictions: floating-point or complex array of any shape.
       targets: array of the same shape; left out, it is 0.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One real loss per element, in the shape of `predictions`; at least float32.
@@ -111,14 +123,16 @@ def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> 
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html
     """
-    predictions, targets = _arrays(predictions, targets, complex_too=True)
+    predictions, targets = _arrays(predictions, targets, where, complex_too=True)
     if jnp.iscomplexobj(predictions):
         return _numerics.absolute(predictions - targets)
     return _absolute(predictions, targets)
 
 
 @public()
-def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+def squared_error(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> jax.Array:
     """Squared error.
 
     loss = (x - y)², without a factor of one half.
@@ -126,6 +140,8 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
     Args:
       predictions: floating-point array of any shape.
       targets: array of the same shape; left out, it is 0.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `predictions`; at least float32.
@@ -142,12 +158,16 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html
     """
-    return _squared(*_arrays(predictions, targets))
+    return _squared(*_arrays(predictions, targets, where))
 
 
 @public(domain={"delta": _checks.POSITIVE})
 def huber_loss(
-    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    delta: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Huber loss: squared near the target, absolute far from it.
 
@@ -157,6 +177,8 @@ def huber_loss(
       predictions: floating-point array of any shape.
       targets: array of the same shape; left out, it is 0.
       delta: δ > 0, in the unit of `predictions`; a number, or one for each element.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `predictions`; at least float32.
@@ -173,14 +195,16 @@ def huber_loss(
 
     Source: Huber, Robust estimation of a location parameter (1964).
     """
-    predictions, targets = _arrays(predictions, targets)
-    delta = _checks.hyper_parameter("delta", delta, predictions)
-    return _huber(predictions, targets, delta)
+    return _huber(*_arrays(predictions, targets, where, delta=delta))
 
 
 @public(domain={"beta": _checks.NON_NEGATIVE})
 def smooth_l1_loss(
-    predictions: ArrayLike, targets: ArrayLike | None = None, *, beta: ArrayLike = 1.0
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    beta: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Smooth L1 loss: the Huber loss divided by its threshold.
 
@@ -190,6 +214,8 @@ def smooth_l1_loss(
       predictions: floating-point array of any shape.
       targets: array of the same shape; left out, it is 0.
       beta: β >= 0, in the unit of `predictions`; a number, or one for each element.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
 
     Returns:
       One loss per element, in the shape of `predictions`; at least float32.
@@ -206,6 +232,4 @@ def smooth_l1_loss(
 
     Source: Girshick, Fast R-CNN, arXiv:1504.08083.
     """
-    predictions, targets = _arrays(predictions, targets)
-    beta = _checks.hyper_parameter("beta", beta, predictions)
-    return _smooth_l1(predictions, targets, beta)
+    return _smooth_l1(*_arrays(predictions, targets, where, beta=beta))
