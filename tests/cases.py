@@ -34,7 +34,7 @@ class Loss:
     torch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     floats: tuple[int, ...] = (0,)  # The arguments to differentiate.
     labels: bool = False  # Whether the second argument is class indices.
-    where: bool = False  # Whether the core takes `where`.
+    mask: str | None = "elements"  # What `where` tells apart, see `where`.
     rowwise: bool = True  # Whether all arguments have a row per example.
     domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
     as_torch: Callable[..., tuple] = lambda *args: args  # The arguments as torch's door has them.
@@ -58,6 +58,15 @@ class Loss:
     def doors(self) -> dict[str, Callable[..., jax.Array]]:
         """Every way to the unreduced losses."""
         return {"core": self.losses} | ({"functional": self.functional} if self.torch else {})
+
+    def where(self, rows: Any) -> jax.Array:
+        """The `where` that keeps examples: of the first argument's rank, or one for each loss.
+
+        Beside whole rows it may tell "elements" apart, or "classes".
+        """
+        rows = jnp.asarray(rows)
+        columns = self.mask != "losses" and self.inputs()[0].ndim > 1
+        return rows[:, None] if columns else rows
 
     def inputs(self, dtype: Any = np.float32, seed: int = 0) -> tuple[jax.Array, ...]:
         """Sample inputs, exactly representable in float32; integers are left alone."""
@@ -212,7 +221,7 @@ LOSSES = [
         "negative_log_likelihood",
         torch="nll_loss",
         labels=True,
-        where=True,
+        mask="classes",
         domain=lambda x, y: (_normal(x), y),
     ),
     Loss(
@@ -261,7 +270,7 @@ LOSSES = [
         _divergence,
         "kl_divergence",
         floats=(0, 1),
-        where=True,
+        mask="classes",
         domain=lambda x, t: (_normal(x), jax.nn.softmax(jnp.clip(t, -1e4, 1e4))),
     ),
     Loss(
@@ -269,7 +278,7 @@ LOSSES = [
         _log_divergence,
         "kl_divergence_with_log_targets",
         floats=(0, 1),
-        where=True,
+        mask="classes",
         domain=lambda x, t: (_normal(x), _normal(t)),
     ),
     Loss(
@@ -286,7 +295,7 @@ LOSSES = [
         "softmax_cross_entropy_with_integer_labels",
         torch="cross_entropy",
         labels=True,
-        where=True,
+        mask="classes",
     ),
     Loss(
         "cross_entropy_smoothed",
@@ -296,7 +305,7 @@ LOSSES = [
         torch="cross_entropy",
         torch_options={"weight": WEIGHTS, "label_smoothing": 0.1},
         labels=True,
-        where=True,
+        mask="classes",
     ),
     Loss(
         "cross_entropy_z",
@@ -304,7 +313,7 @@ LOSSES = [
         "softmax_cross_entropy_with_integer_labels",
         {"z_loss": 0.01, "label_smoothing": 1.0},
         labels=True,
-        where=True,
+        mask="classes",
     ),
     Loss(
         "cross_entropy_probabilities",
@@ -312,7 +321,7 @@ LOSSES = [
         "softmax_cross_entropy",
         torch="cross_entropy",
         floats=(0, 1),
-        where=True,
+        mask="classes",
         domain=lambda x, t: (x, _unit(t)),
     ),
     Loss(
@@ -323,7 +332,7 @@ LOSSES = [
         torch="cross_entropy",
         torch_options={"weight": WEIGHTS, "label_smoothing": 0.3},
         floats=(0, 1),
-        where=True,
+        mask="classes",
         domain=lambda x, t: (x, _unit(t)),
     ),
     Loss(
@@ -364,7 +373,7 @@ LOSSES = [
         {"class_weights": WEIGHTS},
         torch="multilabel_soft_margin_loss",
         torch_options={"weight": WEIGHTS},
-        where=True,
+        mask="classes",
         domain=lambda x, y: (x, _unit(y)),
     ),
     Loss(
@@ -390,6 +399,7 @@ LOSSES = [
         "multi_margin_loss",
         torch="multi_margin_loss",
         labels=True,
+        mask="classes",
     ),
     Loss(
         "multi_margin_squared",
@@ -399,12 +409,14 @@ LOSSES = [
         torch="multi_margin_loss",
         torch_options={"p": 2, "margin": 0.8, "weight": WEIGHTS},
         labels=True,
+        mask="classes",
     ),
     Loss(
         "multilabel_margin",
         _multilabel,
         "multilabel_margin_loss",
         torch="multilabel_margin_loss",
+        mask="rows",
     ),
     Loss(
         "linear",
@@ -414,6 +426,7 @@ LOSSES = [
         **_both(chunk_size=2),
         floats=(0, 1),
         rowwise=False,
+        mask="rows",
     ),
     Loss(
         "linear_smoothed",
@@ -428,8 +441,9 @@ LOSSES = [
         },
         floats=(0, 1),
         rowwise=False,
+        mask="rows",
     ),
-    Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch),
+    Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch, mask=None),
     Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
     Loss(
         "cosine_embedding",
@@ -438,6 +452,7 @@ LOSSES = [
         torch="cosine_embedding_loss",
         **_both(margin=0.1),
         floats=(0, 1),
+        mask="losses",
         domain=lambda x1, x2, y: (x1, x2, _sign(y)),
     ),
     *(
@@ -448,10 +463,18 @@ LOSSES = [
             torch="pairwise_distance",
             **_both(p=p),
             floats=(0, 1),
+            mask="losses",
         )
         for p in (0.5, 1.0, 2.0, 3.0, float("inf"))
     ),
-    Loss("triplet", _triplet, "triplet_margin_loss", torch="triplet_margin_loss", floats=(0, 1, 2)),
+    Loss(
+        "triplet",
+        _triplet,
+        "triplet_margin_loss",
+        torch="triplet_margin_loss",
+        floats=(0, 1, 2),
+        mask="losses",
+    ),
     Loss(
         "triplet_swap",
         _triplet,
@@ -459,6 +482,7 @@ LOSSES = [
         torch="triplet_margin_loss",
         **_both(swap=True, p=3.0, margin=2.0, eps=0.0),
         floats=(0, 1, 2),
+        mask="losses",
     ),
     Loss(
         "triplet_with_distance",
@@ -467,6 +491,7 @@ LOSSES = [
         torch="triplet_margin_with_distance_loss",
         **_both(distance_function=_manhattan, swap=True),
         floats=(0, 1, 2),
+        mask="losses",
     ),
 ]
 
@@ -478,7 +503,8 @@ DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
 OUTERMOST = [(loss, list(loss.doors())[-1]) for loss in LOSSES]
 OUTERMOST_IDS = [f"{loss}-{door}" for loss, door in OUTERMOST]
 LABELLED = [(loss, door) for loss, door in DOORS if loss.labels]
-MASKED = [loss for loss in LOSSES if loss.where]
+MASKED = [loss for loss in LOSSES if loss.mask]
+CLASSES_MASKED = [loss for loss in LOSSES if loss.mask == "classes"]
 
 
 def scalar(loss: Loss, door: str, args: tuple, positions: tuple[int, ...] | None = None):

@@ -245,14 +245,16 @@ def margin_ranking_loss(scores1, scores2, targets, *, margin=0.0):
     return _elements(lambda x1, x2, y: _clamp(-y * (x1 - x2) + margin), scores1, scores2, targets)
 
 
-def multi_margin_loss(scores, labels, *, p=1, margin=1.0, class_weights=None):
-    def one(x, y, w):
-        if not 0 <= y < len(x):
+def multi_margin_loss(scores, labels, *, p=1, margin=1.0, class_weights=None, where=None):
+    def one(x, y, w, classes):
+        if y not in classes:
             return NAN
-        short = [_clamp(margin - x[y] + x[c]) for c in range(len(x)) if c != y]
-        return w[y] * _sum(_or_inf(pow, s, p) for s in short) / len(x)
+        own = classes.index(y)
+        short = [_clamp(margin - x[own] + x[c]) for c in range(len(x)) if c != own]
+        return w[own] * _sum(_or_inf(pow, s, p) for s in short) / len(x)
 
-    return _examples(one, scores, labels, _each_class(class_weights, scores))
+    weights = _each_class(class_weights, scores)
+    return _examples(one, scores, labels, weights, _indices(scores), where=where)
 
 
 def multilabel_margin_loss(scores, labels):

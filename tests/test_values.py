@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import DOOR_IDS, DOORS, LOSSES, MASKED, arrays, as_input
+from cases import CLASSES_MASKED, DOOR_IDS, DOORS, LOSSES, arrays, as_input
 
 ULP = 2.0**-23
 
@@ -42,7 +42,7 @@ def test_shape_is_one_loss_per_example(loss):
     assert loss.losses(*args).shape == expected(loss, args).shape
 
 
-UNWEIGHTED = [loss for loss in MASKED if "class_weights" not in loss.options]
+UNWEIGHTED = [loss for loss in CLASSES_MASKED if "class_weights" not in loss.options]
 
 
 @hypothesis.settings(max_examples=50, deadline=None, derandomize=True, database=None)

@@ -14,15 +14,16 @@ from jaxloss import _checks, _numerics
 from jaxloss._public import public
 
 
-def _arrays(
+def _loss_of(
+    loss: Callable[..., jax.Array],
     predictions: ArrayLike,
     targets: ArrayLike | None,
     where: ArrayLike | None,
     *,
     complex_too: bool = False,
     **hyper_parameters: ArrayLike,
-) -> list[jax.Array]:
-    """The arguments of a loss that is 0 for two zeros, which is what does not take part here."""
+) -> jax.Array:
+    """The loss of the checked arguments, and 0 for what does not take part."""
     given = {"predictions": predictions} | ({} if targets is None else {"targets": targets})
     arrays = _checks.arrays(**given, complex_too=complex_too)
     _checks.same_shape(**dict(zip(given, arrays, strict=True)))
@@ -32,7 +33,8 @@ def _arrays(
     arrays = [_numerics.kept(where, y) for y in arrays]
     if targets is None:
         arrays.append(jnp.zeros((), x.dtype))
-    return arrays + [_numerics.kept(where, y, 1) for y in numbers]
+    numbers = [_numerics.kept(where, y, 1) for y in numbers]
+    return _numerics.kept(where, loss(*arrays, *numbers))
 
 
 def _of_error(
@@ -57,7 +59,13 @@ def _of_error(
     return loss
 
 
-_absolute = _of_error(_numerics.absolute, lambda error: (jnp.sign(error),))
+_real_absolute = _of_error(_numerics.absolute, lambda error: (jnp.sign(error),))
+
+
+def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _numerics.absolute(x - y) if jnp.iscomplexobj(x) else _real_absolute(x, y)
+
+
 _squared = _of_error(jnp.square, lambda error: (2 * error,))
 
 
@@ -123,10 +131,7 @@ def absolute_error(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.L1Loss.html
     """
-    predictions, targets = _arrays(predictions, targets, where, complex_too=True)
-    if jnp.iscomplexobj(predictions):
-        return _numerics.absolute(predictions - targets)
-    return _absolute(predictions, targets)
+    return _loss_of(_absolute, predictions, targets, where, complex_too=True)
 
 
 @public()
@@ -158,7 +163,7 @@ def squared_error(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MSELoss.html
     """
-    return _squared(*_arrays(predictions, targets, where))
+    return _loss_of(_squared, predictions, targets, where)
 
 
 @public(domain={"delta": _checks.POSITIVE})
@@ -195,7 +200,7 @@ def huber_loss(
 
     Source: Huber, Robust estimation of a location parameter (1964).
     """
-    return _huber(*_arrays(predictions, targets, where, delta=delta))
+    return _loss_of(_huber, predictions, targets, where, delta=delta)
 
 
 @public(domain={"beta": _checks.NON_NEGATIVE})
@@ -232,4 +237,4 @@ def smooth_l1_loss(
 
     Source: Girshick, Fast R-CNN, arXiv:1504.08083.
     """
-    return _smooth_l1(*_arrays(predictions, targets, where, beta=beta))
+    return _loss_of(_smooth_l1, predictions, targets, where, beta=beta)
