@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 P = TypeVar("P")
 T = TypeVar("T")
+
+
+def along(like: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
+    """Σ slope · tangent, shaped as `like`, for rules with `symbolic_zeros`.
+
+    An argument that nobody differentiates by adds nothing. As numbers its zeros would make NaN of
+    an infinite slope, in forward mode only.
+    """
+    parts = [slope * dot for slope, dot in terms if not isinstance(dot, SymbolicZero)]
+    return functools.reduce(operator.add, parts) if parts else jnp.zeros_like(like)
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -115,11 +127,14 @@ def product(weight: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where((weight == 0) & jnp.isinf(x), 0, weight * x)
 
 
-@product.defjvp
 def _product_jvp(primals, tangents):
     # Autodiff would keep for the backward pass which entries are silenced.
-    (weight, x), (weight_dot, x_dot) = primals, tangents
-    return product(weight, x), silenced(weight, x) * weight_dot + weight * x_dot
+    (weight, x), (by_weight, by_x) = primals, tangents
+    weighted = product(weight, x)
+    return weighted, along(weighted, (silenced(weight, x), by_weight), (weight, by_x))
+
+
+product.defjvp(_product_jvp, symbolic_zeros=True)
 
 
 def xlogy(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -133,12 +148,14 @@ def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
     return x / y
 
 
-@quotient.defjvp
 def _quotient_jvp(primals, tangents):
     # The usual -x / y**2 overflows, and then gives NaN, where the quotient itself does not.
     (x, y), (x_dot, y_dot) = primals, tangents
     ratio = quotient(x, y)
-    return ratio, (x_dot - ratio * y_dot) / y
+    return ratio, along(ratio, (jnp.ones_like(x), x_dot), (-ratio, y_dot)) / y
+
+
+quotient.defjvp(_quotient_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp

@@ -73,7 +73,6 @@ def _logistic(x: jax.Array, y: jax.Array, pos_weight: jax.Array | None) -> jax.A
     return certain + (uncertain if pos_weight is None else (1 - y + positive) * uncertain)
 
 
-@_logistic.defjvp
 def _logistic_jvp(primals, tangents):
     # Autodiff would take 0 for the derivative at 0, and σ(x) - y would cancel.
     (x, y, pos_weight), (x_dot, y_dot, weight_dot) = primals, tangents
@@ -85,10 +84,13 @@ def _logistic_jvp(primals, tangents):
     if pos_weight is not None:
         by_labels = pos_weight * by_labels
     by_labels = by_labels - _numerics.silenced(1 - y, favour)
-    tangent = by_logits * x_dot + by_labels * y_dot
+    terms = [(by_logits, x_dot), (by_labels, y_dot)]
     if pos_weight is not None:
-        tangent = tangent + _numerics.product(y, against) * weight_dot
-    return _logistic(*primals), tangent
+        terms.append((_numerics.product(y, against), weight_dot))
+    return _logistic(*primals), _numerics.along(x, *terms)
+
+
+_logistic.defjvp(_logistic_jvp, symbolic_zeros=True)
 
 
 @public()
@@ -138,13 +140,15 @@ def _binary(p: jax.Array, y: jax.Array) -> jax.Array:
     return (y - 1) * _bounded_log(p, True) - y * _bounded_log(p, False)
 
 
-@_binary.defjvp
 def _binary_jvp(primals, tangents):
     # Autodiff would keep y - 1. Both are negated here, or it would be stored all the same.
     (p, y), (p_dot, y_dot) = primals, tangents
     by_probability = (1 - y) * _slope(p, True) - y * _slope(p, False)
     by_label = _bounded_log(p, True) - _bounded_log(p, False)
-    return _binary(p, y), by_probability * p_dot + by_label * y_dot
+    return _binary(p, y), _numerics.along(p, (by_probability, p_dot), (by_label, y_dot))
+
+
+_binary.defjvp(_binary_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -212,12 +216,14 @@ def _soft_margin(x: jax.Array, y: jax.Array) -> jax.Array:
     return _numerics.softplus(-(y * x))
 
 
-@_soft_margin.defjvp
 def _soft_margin_jvp(primals, tangents):
     # Autodiff would keep -y x for the backward pass.
     (x, y), (x_dot, y_dot) = primals, tangents
     slope = lax.logistic(-(y * _numerics.again(x)))
-    return _soft_margin(x, y), -slope * (y * x_dot + x * y_dot)
+    return _soft_margin(x, y), _numerics.along(x, (-slope * y, x_dot), (-slope * x, y_dot))
+
+
+_soft_margin.defjvp(_soft_margin_jvp, symbolic_zeros=True)
 
 
 @public(static=("axis",))

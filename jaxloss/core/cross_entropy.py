@@ -294,14 +294,17 @@ def _below_peak(logits, labels, peak, present, axes, axis_name, alike=False):
     return _classes.total(parts, axes, axis_name)
 
 
-@_below_peak.defjvp
 def _below_peak_jvp(axes, axis_name, alike, primals, tangents):
     # Autodiff would multiply the NaN that absent examples may hold by 0.
     logits, labels, peak, present = primals
     below = _numerics.where(present, peak - logits, 0)
-    parts = _numerics.silenced(labels, below) * tangents[1] - labels * tangents[0]
+    slopes = -labels, _numerics.silenced(labels, below)
+    parts = _numerics.along(logits, *zip(slopes, tangents[:2], strict=True))
     tangent = _classes.total(_numerics.where(present, parts, 0), axes, axis_name)
     return _below_peak(*primals, axes, axis_name, alike), tangent
+
+
+_below_peak.defjvp(_below_peak_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))

@@ -126,11 +126,14 @@ def _poisson(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(y == 0, jnp.exp(x), jnp.exp(x) - y * x)
 
 
-@_poisson.defjvp
 def _poisson_jvp(primals, tangents):
     (x, y), (x_dot, y_dot) = primals, tangents
-    tangent = (jnp.exp(_numerics.again(x)) - y) * x_dot - _numerics.silenced(y, x) * y_dot
-    return _poisson(x, y), tangent
+    by_log_rate = jnp.exp(_numerics.again(x)) - y
+    by_count = -_numerics.silenced(y, x)
+    return _poisson(x, y), _numerics.along(x, (by_log_rate, x_dot), (by_count, y_dot))
+
+
+_poisson.defjvp(_poisson_jvp, symbolic_zeros=True)
 
 
 @public(static=("full",), domain={"eps": _checks.NON_NEGATIVE})

@@ -203,7 +203,6 @@ def _shortfalls(scores, margin, labels, where, axes):
     return _numerics.kept(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
-@_hinges.defjvp
 def _hinges_jvp(p, axes, primals, tangents):
     # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
     scores, margin, labels, where = primals
@@ -212,8 +211,14 @@ def _hinges_jvp(p, axes, primals, tangents):
     total = jnp.where(labels.bad, jnp.nan, total)  # It is; so XLA does not store it for each class.
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
-    tangent = jnp.sum(gradient * tangents[0], axes) + jnp.squeeze(total, axes) * tangents[1]
-    return _hinges(*primals, p, axes), tangent
+    value = _hinges(*primals, p, axes)
+    along = _numerics.along(scores, (gradient, tangents[0]))
+    return value, jnp.sum(along, axes) + _numerics.along(
+        value, (jnp.squeeze(total, axes), tangents[1])
+    )
+
+
+_hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
 
 
 @public(static=("axis",))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable
 
 import jax
@@ -46,16 +44,16 @@ def _of_error(
     def loss(x: jax.Array, y: jax.Array, *hyper_parameters: jax.Array) -> jax.Array:
         return value(x - y, *hyper_parameters)
 
-    @loss.defjvp
     def _jvp(primals, tangents):
         # Autodiff would keep arrays for the backward pass, which needs the error alone; and the
         # error, written as in the value, would be stored for both.
         x, y, *hyper_parameters = primals
         x_dot, y_dot, *dots = tangents
-        found = slopes(_numerics.again(x) - y, *hyper_parameters)
-        parts = (slope * dot for slope, dot in zip(found, (x_dot - y_dot, *dots), strict=True))
-        return loss(*primals), functools.reduce(operator.add, parts)
+        by_error, *others = slopes(_numerics.again(x) - y, *hyper_parameters)
+        terms = [(by_error, x_dot), (-by_error, y_dot), *zip(others, dots, strict=True)]
+        return loss(*primals), _numerics.along(x, *terms)
 
+    loss.defjvp(_jvp, symbolic_zeros=True)
     return loss
 
 

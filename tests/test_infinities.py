@@ -1,0 +1,104 @@
+"""Forward mode, reverse mode and second order agree at infinite inputs.
+
+An infinity times a tangent of 0 is NaN, in forward mode only."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BY_NAME, LOSSES, WEIGHTS
+
+import jaxloss
+
+# Terms that a traced number, unlike a Python 0, does not leave out.
+TRACED = [
+    dataclasses.replace(BY_NAME[name], name=f"{name}, {', '.join(options)}", options=options)
+    for name, options in [
+        ("cross_entropy", {"label_smoothing": np.zeros(()), "z_loss": np.zeros(())}),
+        ("cross_entropy", {"class_weights": np.array([0, 1, 2, 0, 0.5])}),
+        ("cross_entropy_probabilities", {"label_smoothing": np.zeros(()), "z_loss": np.zeros(())}),
+        ("cross_entropy_probabilities", {"class_weights": np.array([0, 1, 2, 0, 0.5])}),
+        ("linear", {"label_smoothing": np.zeros(()), "class_weights": WEIGHTS * [0, 1, 1, 1, 1]}),
+        ("bce_logits_pos_weight", {"pos_weight": np.array([0, 1, 2, 0, 0.5])}),
+        ("multilabel_soft_margin", {"class_weights": np.array([0, 1, 2, 0, 0.5])}),
+        ("multi_margin", {"class_weights": np.array([0, 1, 2, 0, 0.5])}),
+    ]
+]
+WEIGHTED = [
+    dataclasses.replace(BY_NAME[name], name=f"{name}, weighted", torch_options={"weight": weight})
+    for name, weight in [
+        ("nll", np.array([0, 1, 2, 0, 0.5])),
+        ("cross_entropy", np.array([0, 1, 2, 0, 0.5])),
+        ("bce_logits", np.arange(30.0).reshape(6, 5) % 3),
+        ("bce", np.arange(30.0).reshape(6, 5) % 3),
+        ("absolute_error", np.arange(30.0).reshape(6, 5) % 3),
+    ]
+]
+ROWS = [
+    *((loss, "core") for loss in [*LOSSES, *TRACED]),
+    *((loss, "functional") for loss in [*LOSSES, *WEIGHTED] if loss.torch),
+]
+
+
+def with_infinities(args, position, value):
+    """An infinite entry in every other row, of each class in turn; all of them in the last row."""
+    x = np.array(args[position])
+    flat = x.reshape(len(x), -1)
+    for row in range(0, len(flat) - 1, 2):
+        flat[row, row // 2 % flat.shape[1]] = value
+    flat[-1] = value
+    return (*args[:position], jnp.asarray(x), *args[position + 1 :])
+
+
+def agree(one, other, what=""):
+    finite = np.isfinite(one) | np.isfinite(other)
+    one, other = (np.where(finite, x, 0) for x in (one, other))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=what)
+
+
+@pytest.mark.parametrize(("loss", "door"), ROWS, ids=[f"{loss}-{door}" for loss, door in ROWS])
+def test_modes_agree(loss, door):
+    args = loss.inputs(seed=3)
+
+    def derivatives(position, args):
+        def losses(x):
+            return loss.doors()[door](*args[:position], x, *args[position + 1 :])
+
+        def gradient(x):
+            return jax.grad(lambda x: losses(x).sum())(x)
+
+        x = args[position]
+        rows, *shape = x.shape
+        own = int(np.prod(shape))
+        # In each direction all examples move at once, each along the same one of its entries.
+        directions = jnp.broadcast_to(jnp.eye(own).reshape(own, 1, *shape), (own, *x.shape))
+        along = jax.vmap(lambda t: jax.jvp(losses, (x,), (t,))[1])(directions)
+        bent = jax.vmap(lambda t: jax.jvp(gradient, (x,), (t,))[1])(directions)
+        whole = jax.jacrev(gradient)(x).reshape(rows, own, rows, own)
+        return gradient(x).reshape(rows, own), along, bent.reshape(own, rows, own), whole
+
+    for position, a in enumerate(args):
+        if a.dtype.kind != "f" or not (loss.rowwise or position == 0):
+            continue
+        compiled = jax.jit(functools.partial(derivatives, position))
+        for value in (np.inf, -np.inf):
+            found = compiled(with_infinities(args, position, value))
+            reverse, along, bent, whole = map(np.asarray, found)
+            if along.ndim > 2:  # A loss for each element: the derivative by its own entry.
+                along = np.einsum("crc->cr", along)
+            what = f"argument {position}, {value}"
+            agree(reverse, along.T, what)
+            agree(np.moveaxis(bent, 0, 1), np.einsum("rcrd->rdc", whole), what)
+
+
+def test_modes_agree_in_reduce():
+    losses, weights = jnp.array([np.inf, 1.0, np.inf, -np.inf]), jnp.array([0.0, 2.0, 1.0, 0.0])
+    for reduction in ("mean", "sum", "none"):
+
+        def total(losses, weights, reduction=reduction):
+            return jaxloss.reduce(losses, reduction, weights=weights).sum()
+
+        agree(jax.grad(total, (0, 1))(losses, weights), jax.jacfwd(total, (0, 1))(losses, weights))
