@@ -116,6 +116,16 @@ def kept(keep: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
     return x if keep is None or keep.ndim != x.ndim else jnp.where(keep, x, fill)
 
 
+def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
+    """x, and NaN where it is bad.
+
+    The NaN is made there only, as infinity times 0: `jax_debug_nans` takes a literal one, which
+    `jax_disable_jit` makes an array, for a fault.
+    """
+    nan = jnp.where(bad, jnp.inf, 0).astype(x.dtype) * 0
+    return jnp.where(bad, nan, x)
+
+
 def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
     """x, but 0 where it is infinite and has the weight 0."""
     return where((weight != 0) | ~jnp.isinf(x), x, 0)

@@ -95,13 +95,13 @@ def reduce(
         count = _checks.number("normalizer", normalizer, losses)
     else:
         count = total(jnp.ones((), losses.dtype) if weights is None else weights)
-    return divide(total(weighted), count, empty=0)
+    return divide(total(weighted), count)
 
 
-def divide(total: jax.Array, count: jax.Array, *, empty: float) -> jax.Array:
-    """total / count, and where nothing was counted `empty` with gradient exactly 0."""
+def divide(total: jax.Array, count: jax.Array) -> jax.Array:
+    """total / count, and where nothing was counted 0 with gradient exactly 0."""
     nothing = count == 0
-    return jnp.where(nothing, empty, total / jnp.where(nothing, 1, count))
+    return jnp.where(nothing, 0, total / jnp.where(nothing, 1, count))
 
 
 def reduce_as_torch(
@@ -122,4 +122,4 @@ def reduce_as_torch(
         count = jnp.asarray(losses.size, losses.dtype)
     else:
         count = jnp.sum(weights)
-    return divide(total, count, empty=jnp.nan)
+    return _numerics.nan_where(count == 0, divide(total, count))

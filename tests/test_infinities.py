@@ -78,7 +78,8 @@ def test_modes_agree(loss, door):
         along = jax.vmap(lambda t: jax.jvp(losses, (x,), (t,))[1])(directions)
         bent = jax.vmap(lambda t: jax.jvp(gradient, (x,), (t,))[1])(directions)
         whole = jax.jacrev(gradient)(x).reshape(rows, own, rows, own)
-        return gradient(x).reshape(rows, own), along, bent.reshape(own, rows, own), whole
+        found = losses(x), gradient(x).reshape(rows, own)
+        return *found, along, bent.reshape(own, rows, own), whole
 
     for position, a in enumerate(args):
         if a.dtype.kind != "f" or not (loss.rowwise or position == 0):
@@ -86,19 +87,31 @@ def test_modes_agree(loss, door):
         compiled = jax.jit(functools.partial(derivatives, position))
         for value in (np.inf, -np.inf):
             found = compiled(with_infinities(args, position, value))
-            reverse, along, bent, whole = map(np.asarray, found)
-            if along.ndim > 2:  # A loss for each element: the derivative by its own entry.
-                along = np.einsum("crc->cr", along)
+            losses, reverse, along, bent, whole = map(np.asarray, found)
+            forward_reverse, reverse_reverse = (
+                np.moveaxis(bent, 0, 1),
+                np.einsum("rcrd->rdc", whole),
+            )
+            if along.ndim > 2:  # A loss for each element: the derivatives by its own entry.
+                forward = np.einsum("crc->rc", along)
+                seconds = (np.einsum("rcc->rc", x) for x in (forward_reverse, reverse_reverse))
+            else:
+                # An entry with an infinite slope has its part in every direction.
+                sound = np.isfinite(reverse).all(1) & ~np.isnan(losses)
+                reverse, forward = reverse[sound], along.T[sound]
+                seconds = (x[sound] for x in (forward_reverse, reverse_reverse))
             what = f"argument {position}, {value}"
-            agree(reverse, along.T, what)
-            agree(np.moveaxis(bent, 0, 1), np.einsum("rcrd->rdc", whole), what)
+            agree(reverse, forward, what)
+            if loss.mask != "losses":  # An infinite vector has no direction that could turn.
+                agree(*seconds, what)
 
 
 def test_modes_agree_in_reduce():
-    losses, weights = jnp.array([np.inf, 1.0, np.inf, -np.inf]), jnp.array([0.0, 2.0, 1.0, 0.0])
+    losses, weights = jnp.array([np.inf, 1.0, 3.0, -np.inf]), jnp.array([0.0, 2.0, 1.0, 0.0])
     for reduction in ("mean", "sum", "none"):
 
         def total(losses, weights, reduction=reduction):
             return jaxloss.reduce(losses, reduction, weights=weights).sum()
 
-        agree(jax.grad(total, (0, 1))(losses, weights), jax.jacfwd(total, (0, 1))(losses, weights))
+        for argument in (0, 1):
+            agree(*(d(total, argument)(losses, weights) for d in (jax.grad, jax.jacfwd)))

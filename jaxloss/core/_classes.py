@@ -151,7 +151,7 @@ def at_label(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def pick(scores: jax.Array, labels: Labels, axes: tuple[int, ...]) -> jax.Array:
     """Each label's score, the class axes kept; NaN in value and gradient for a bad label."""
-    return jnp.where(labels.bad, jnp.nan, at_label(scores, labels, axes))
+    return _numerics.nan_where(labels.bad, at_label(scores, labels, axes))
 
 
 @pick.defjvp
@@ -159,7 +159,7 @@ def _pick_jvp(axes, primals, tangents):
     # A gather's own transpose is a scatter. A bad label points nowhere: its whole row gets NaN.
     scores, labels = primals
     picked = jnp.where(labels.hot | labels.bad, tangents[0], 0)
-    factor = jnp.where(labels.bad, jnp.nan, 1).astype(scores.dtype)
+    factor = _numerics.nan_where(labels.bad, jnp.ones((), scores.dtype))
     return pick(scores, labels, axes), total(picked * factor, axes)
 
 

@@ -97,11 +97,12 @@ class Scaled:
 def exp(x: jax.Array) -> Scaled:
     """e**x, the mantissa in (1/2, 1]; exactly 1 at x = 0."""
     nothing = x == -jnp.inf
+    x = jnp.where(nothing, 0, x)
     exponent = jnp.ceil(x * (1 / math.log(2)))
     rest = lax.stop_gradient((x - exponent * _LN2_HIGH) - exponent * _LN2_LOW)
     # Where x is so large that its own spacing exceeds ln 2, the rest would be noise of any size.
     rest = jnp.clip(rest, -0.7, 0) + (x - lax.stop_gradient(x))
-    return Scaled(jnp.exp(jnp.where(nothing, 0, rest)), exponent)
+    return Scaled(jnp.exp(rest), jnp.where(nothing, -jnp.inf, exponent))
 
 
 def exponents(condition: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -261,7 +261,8 @@ def _surprise(logits, peak, labels, axes, axis_name):
     less = jnp.expm1(jnp.where(near, -own, own))
     log_sum = jnp.log1p(jnp.where(near, others * (1 + less), others + less))
     surprise = jnp.where(near, log_sum, log_sum - own)
-    return jnp.where(labels.bad, jnp.nan, surprise), jnp.where(near, log_sum + own, log_sum)
+    surprise = _numerics.nan_where(labels.bad, surprise)
+    return surprise, jnp.where(near, log_sum + own, log_sum)
 
 
 def _exp_of_others(logits, peak, labels):
@@ -275,7 +276,7 @@ def _surprise_jvp(axes, axis_name, primals, tangents):
     # written as in the value, so that the compiler makes and stores them once.
     logits, peak, labels = primals
     surprise, log_sum = _surprise(*primals, axes, axis_name)
-    scale = jnp.where(labels.bad, jnp.nan, jnp.where(labels.present, jnp.exp(-log_sum), 0))
+    scale = _numerics.nan_where(labels.bad, jnp.where(labels.present, jnp.exp(-log_sum), 0))
     others = _exp_of_others(logits, peak, labels) * scale
     gradient = jnp.where(labels.hot, jnp.expm1(-surprise), others)
     p = jnp.where(labels.hot, jnp.exp(-surprise), others)

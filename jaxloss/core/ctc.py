@@ -285,13 +285,13 @@ def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequence
         loss = loss + ((rest + total_rest) - small)
         loss = jnp.where(loss < 0, loss - lax.stop_gradient(loss), loss)
     loss = jnp.where(likelihood.mantissa[0, :, 0] == 0, jnp.inf, loss)
-    return jnp.where(sequences.bad, jnp.nan, loss)
+    return _numerics.nan_where(sequences.bad, loss)
 
 
 def _by_sequence(shares: jax.Array, sequences: Sequences) -> jax.Array:
     """Occupancies with every frame in its place, (B, T, L + 1)."""
     shares = jnp.moveaxis(shares[: sequences.frames.shape[1]], 0, 1)
-    shares = jnp.where(sequences.bad[:, None, None], jnp.nan, shares)
+    shares = _numerics.nan_where(sequences.bad[:, None, None], shares)
     return jnp.where(sequences.frames[..., None], shares, 0)
 
 

@@ -208,7 +208,7 @@ def _hinges_jvp(p, axes, primals, tangents):
     scores, margin, labels, where = primals
     short = _shortfalls(scores, margin, labels, where, axes)
     total = jnp.sum(jnp.sign(short) if p == 1 else 2 * short, axes, keepdims=True)
-    total = jnp.where(labels.bad, jnp.nan, total)  # It is; so XLA does not store it for each class.
+    total = _numerics.nan_where(labels.bad, total)  # It is; so XLA stores it for no class.
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
     value = _hinges(*primals, p, axes)
@@ -304,7 +304,11 @@ def _pairwise_hinge(
     # Made of the arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
     nothing = _numerics.tied((free & False).astype(scores.dtype), scores)
     losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
-    return jnp.where(bad, jnp.nan, losses), jnp.where(bad[..., None], jnp.nan, gradient), bad
+    losses, gradient = (
+        _numerics.nan_where(bad, losses),
+        _numerics.nan_where(bad[..., None], gradient),
+    )
+    return losses, gradient, bad
 
 
 @_pairwise_hinge.defjvp

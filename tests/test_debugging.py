@@ -1,0 +1,34 @@
+"""Under JAX's flags for debugging valid input passes, whatever a loss computes on its way."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import DOOR_IDS, DOORS, UNREDUCED, scalar
+
+import jaxloss
+
+
+@pytest.fixture
+def debugging():
+    """Every operation runs by itself, and its result may not be NaN."""
+    with jax.debug_nans(True), jax.disable_jit():
+        yield
+
+
+@pytest.mark.parametrize(("loss", "door"), DOORS, ids=DOOR_IDS)
+def test_valid_input_passes(loss, door, debugging):
+    args = loss.inputs()
+    f, floats = scalar(loss, door, args)
+    jax.value_and_grad(f, range(len(floats)))(*floats)
+    jax.jvp(f, floats, tuple(map(jnp.ones_like, floats)))
+    if door == "functional" and loss.torch not in UNREDUCED:
+        for reduction in ("mean", "sum"):
+            loss.functional(*args, reduction=reduction)
+    if door == "core" and loss.mask:
+        rows = jnp.arange(len(args[0])) % 2 == 0
+        jaxloss.reduce(loss.losses(*args, where=loss.where(rows)))
+
+
+def test_a_bad_label_is_found(debugging):
+    with pytest.raises(FloatingPointError):
+        jaxloss.softmax_cross_entropy_with_integer_labels(jnp.zeros((2, 3)), jnp.array([0, 3]))
