@@ -59,6 +59,8 @@ class Scaled:
     def normalized(self) -> Scaled:
         """The same numbers with mantissas in [1, 2)."""
         exponent, reciprocal = _exponent_bits(self.mantissa)
+        # Of 0 it would be 2**127, and its product with another such in a derivative infinite.
+        reciprocal = jnp.where(self.mantissa == 0, 1, reciprocal)
         return self._times(reciprocal, self.exponent + exponent)
 
     def sum(self) -> Scaled:
