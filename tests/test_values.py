@@ -8,6 +8,9 @@ import oracle
 import pytest
 from cases import CLASSES_MASKED, DOOR_IDS, DOORS, LOSSES, arrays, as_input
 
+import jaxloss
+from jaxloss import functional as F
+
 ULP = 2.0**-23
 
 
@@ -66,3 +69,38 @@ def test_any_shape_dtype_and_mask(loss, examples, classes, dtype, kept, seed):
     value = loss.losses(*args, where=jnp.asarray(where))
     assert value.shape == (examples,)
     np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape1", "shape2", "axis"),
+    [
+        ((1, 2, 3), (2, 1, 3), -2),
+        ((1, 2, 3), (2, 1, 3), 0),
+        ((3,), (2, 3), 1),
+        ((2, 3), (3,), -1),
+        ((4, 1), (1, 5), 0),
+        ((), (3,), 0),
+        ((), (), 0),
+        ((), (), -1),
+    ],
+)
+def test_cosine_broadcasts_both(shape1, shape2, axis):
+    rng = np.random.default_rng(0)
+    x1, x2 = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape1, shape2))
+    common = np.broadcast_arrays(*np.atleast_1d(x1, x2))
+    wanted = oracle.cosine_similarity(*(np.moveaxis(x, axis, -1) for x in common))
+    for value in (
+        jaxloss.cosine_similarity(x1, x2, axis=axis),
+        F.cosine_similarity(x1, x2, dim=axis),
+    ):
+        assert value.shape == wanted.shape
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_single_score_is_that_of_the_only_class():
+    score = jnp.float32(0.3)
+    assert F.multi_margin_loss(score, jnp.int32(0)) == 0
+    assert np.isnan(F.multi_margin_loss(score, jnp.int32(1)))
+    for label in (0, -1):
+        assert F.multilabel_margin_loss(score, jnp.int32(label), reduction="none").shape == ()
+        assert F.multilabel_margin_loss(score, jnp.int32(label)) == 0

@@ -33,8 +33,8 @@ def cosine_similarity(
 
     Args:
       x1: floating-point array (..., D).
-      x2: array of the same rank, equal along `axis`, broadcastable elsewhere.
-      axis: the dimension or dimensions of the vectors.
+      x2: array that broadcasts with it.
+      axis: the dimension or dimensions of the vectors, counted in the broadcast shape.
       eps: the least norm to divide by.
       where: boolean, of the rank of the broadcast vectors and broadcastable to them: the entries,
         or with size 1 along `axis` the pairs, that take part. A pair of which nothing does is 0.

@@ -26,7 +26,7 @@ def cosine_similarity(
 
     Args:
       x1: floating-point array.
-      x2: array equal along `dim` and broadcastable elsewhere.
+      x2: array that broadcasts with it.
       dim: the dimension of the vectors, counted in the broadcast shape.
       eps: the least norm to divide by.
 
@@ -48,9 +48,6 @@ def cosine_similarity(
     Source:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cosine_similarity.html
     """
-    x1, x2 = _checks.arrays(x1=x1, x2=x2)
-    rank = max(x1.ndim, x2.ndim)
-    x1, x2 = (x.reshape((1,) * (rank - x.ndim) + x.shape) for x in (x1, x2))
     return core.cosine_similarity(x1, x2, axis=dim, eps=eps)
 
 

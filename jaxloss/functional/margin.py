@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxloss import _checks
 from jaxloss._reduction import Reduction
 from jaxloss.core import margin as core
 from jaxloss.functional._torch import class_dimension, reduced, torch_function
@@ -112,7 +114,7 @@ def multi_margin_loss(
     Differs from torch: a target outside [0, C) gives NaN for that example instead of an error.
 
     Args:
-      input: scores, floating-point, (C) or (N, C).
+      input: scores, floating-point, (C) or (N, C), or () of the only class.
       target: class indices, integer, () or (N).
       p: 1 or 2.
       margin: in the unit of `input`.
@@ -138,10 +140,17 @@ def multi_margin_loss(
     Source:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.multi_margin_loss.html
     """
+    input = _one_class_at_least(input)
     losses = core.multi_margin_loss(
         input, target, p=p, margin=margin, class_weights=weight, axis=class_dimension(input, most=2)
     )
     return reduced(losses, reduction)
+
+
+def _one_class_at_least(input: ArrayLike) -> jax.Array:
+    """The scores as an array, in which a single one is that of the only class."""
+    (scores,) = _checks.arrays(input=input)
+    return scores if scores.ndim else scores[None]
 
 
 @torch_function()
@@ -158,7 +167,7 @@ def multilabel_margin_loss(
     Differs from torch: a target of C or more gives NaN for that example instead of an error.
 
     Args:
-      input: scores, floating-point, (C) or (N, C).
+      input: scores, floating-point, (C) or (N, C), or () of the only class.
       target: class indices, integer, in the same shape: those before the first negative one are
         the labels.
       size_average: deprecated, see `reduction`.
@@ -182,5 +191,8 @@ def multilabel_margin_loss(
     Source:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.multilabel_margin_loss.html
     """
+    if not jnp.ndim(input) and not jnp.ndim(target):
+        target = jnp.asarray(target)[None]
+    input = _one_class_at_least(input)
     losses = core.multilabel_margin_loss(input, target, axis=class_dimension(input, most=2))
     return reduced(losses, reduction)
