@@ -103,7 +103,7 @@ def _ctc_loss(
     targets = jnp.asarray(targets)
     if not batched and targets.ndim == 1:
         targets = targets[None]
-    if targets.ndim != 2 or len(targets) != examples:
+    if targets.ndim != 2 or targets.shape[0] != examples:
         rule = f"have shape ({examples}, S), or hold all targets in one dimension"
         _checks.fail(ValueError, "targets", rule, targets.shape)
     taking_part, wrong = [], jnp.zeros(examples, bool)
