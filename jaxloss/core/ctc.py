@@ -278,12 +278,19 @@ def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequence
     large, small = (x[0, :, 0] for x in likelihood.log_parts())
     if normalizer is None:
         loss = 0 - (large + small)
+        # Factors may be greater than 1 and the loss below 0. But log probabilities that were
+        # rounded sum to 1 only within a few epsilon, of which each frame may add its share.
+        classes = jnp.asarray(sequences.scores.shape[2], loss.dtype)
+        slack = 2 * float(jnp.finfo(loss.dtype).eps) * (2 + jnp.log(classes))
+        frames = _count(sequences.frames)
+        rounding = (loss < 0) & (loss >= -slack * frames.astype(loss.dtype))
     else:
         # Two sums of thousands of terms, of which the loss may be a small difference.
         total, total_rest = _numerics.long_sum(normalizer.log_sum)
         loss, rest = _numerics.two_sum(total, -large)
         loss = loss + ((rest + total_rest) - small)
-        loss = jnp.where(loss < 0, loss - lax.stop_gradient(loss), loss)
+        rounding = loss < 0
+    loss = jnp.where(rounding, loss - lax.stop_gradient(loss), loss)
     loss = jnp.where(likelihood.mantissa[0, :, 0] == 0, jnp.inf, loss)
     return jnp.where(sequences.bad, jnp.nan, loss)
 
