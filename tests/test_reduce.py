@@ -1,5 +1,6 @@
 """`reduce`: one right number, over masks, weights and devices."""
 
+import math
 from typing import Any
 
 import jax
@@ -27,6 +28,82 @@ def test_reduce(reduction: Any, weights, where):
     wanted = oracle.reduce(LOSSES, reduction, weights=weights, where=where)
     assert got.shape == np.shape(wanted)
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+BLOCK = RNG.uniform(size=(4, 3, 2)).astype(np.float32)
+AXES = [0, 1, -1, (0, 2), (-1, 0), (0, 1, 2), (), None]
+
+
+def rows(x, axis):
+    """Every part of x that is reduced to one number, in line, and the shape of the results."""
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = sorted(a % x.ndim for a in axes)
+    kept = [a for a in range(x.ndim) if a not in axes]
+    shape = [x.shape[a] for a in kept]
+    return x.transpose(*kept, *axes).reshape(math.prod(shape), -1), shape
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_over_an_axis_each_row_is_reduced_as_if_alone(reduction, axis):
+    weights, where = BLOCK[::-1] + np.float32(0.5), BLOCK > 0.4
+    where[2], where[:, 1] = False, False  # Rows of which nothing takes part.
+    for options in ({}, {"weights": weights}, {"where": where, "weights": weights}):
+
+        def f(x, reduce=jaxloss.reduce, options=options, **more):
+            return reduce(x, reduction, **options, **more)
+
+        got = f(BLOCK, axis=axis)
+        lines, shape = rows(BLOCK, axis)
+        each = {name: rows(value, axis)[0] for name, value in options.items()}
+        own = [{name: x[i] for name, x in each.items()} for i in range(len(lines))]
+        wanted = [oracle.reduce(x, reduction, **more) for x, more in zip(lines, own, strict=True)]
+        assert got.shape == tuple(shape)
+        np.testing.assert_allclose(got.ravel(), wanted, rtol=1e-6)
+        # A row has the gradient of its own reduction, 0 where nothing takes part, and no other.
+        poison = np.where(options.get("where", True), BLOCK, np.nan)
+        gradient = jax.grad(lambda x, f=f: f(x, axis=axis).sum())(poison)
+        slopes = [
+            jax.grad(lambda x, more=more: jaxloss.reduce(x, reduction, **more))(x)
+            for x, more in zip(lines, own, strict=True)
+        ]
+        np.testing.assert_allclose(rows(np.asarray(gradient), axis)[0], slopes, rtol=1e-5)
+        tangent = jax.jvp(lambda x, f=f: f(x, axis=axis), (poison,), (np.ones_like(BLOCK),))[1]
+        np.testing.assert_allclose(
+            tangent.ravel(), np.sum(slopes, -1, dtype=np.float32), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_an_axis_with_a_normalizer():
+    counts = np.array([2, 0, 5], np.int32)
+    got = jaxloss.reduce(LOSSES, axis=0, normalizer=counts)
+    np.testing.assert_allclose(got, LOSSES.sum(0) / [2, np.inf, 5], rtol=1e-6)
+    gradient = jax.grad(lambda x: jaxloss.reduce(x, axis=0, normalizer=counts).sum())(LOSSES)
+    np.testing.assert_allclose(gradient, np.tile([0.5, 0, 0.2], (4, 1)), rtol=1e-6)
+    for axis in (0, -1):
+        by_one = jaxloss.reduce(LOSSES, axis=axis, normalizer=24)
+        np.testing.assert_allclose(by_one, LOSSES.sum(axis) / 24, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_axis_that_is_spread_over_devices(reduction):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    where = np.array([True, False, True])[:, None] & (BLOCK > 0.3)
+
+    def whole(losses, where):
+        return jaxloss.reduce(losses, reduction, axis=(0, 2), where=where)
+
+    @jax.jit
+    @jax.shard_map(mesh=mesh, in_specs=P("data"), out_specs=P())
+    def spread(losses, where):
+        return jaxloss.reduce(losses, reduction, axis=(0, 2), where=where, axis_name="data")
+
+    assert whole(BLOCK, where)[1] == 0
+    for f, g in (
+        (spread, whole),
+        *[[jax.grad(lambda *a, f=f: f(*a).sum()) for f in (spread, whole)]],
+    ):
+        np.testing.assert_allclose(f(BLOCK, where), g(BLOCK, where), rtol=1e-6)
 
 
 def test_masked_losses_may_be_anything():
