@@ -223,3 +223,52 @@ def test_symbolic_sizes(name):
         assert np.all(np.isfinite(wanted))
         assert np.any(wanted)
         np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-6)
+
+
+def compilations(caplog, f, calls):
+    """How many programs are compiled for all the calls, and what they return."""
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
+        results = [f(*args) for args in calls]
+    return sum(r.getMessage().startswith("Compiling ") for r in caplog.records), results
+
+
+def test_targets_in_line_compile_for_few_sizes(caplog):
+    """Totals and longest lengths of every kind, as batches have them."""
+    rng = np.random.default_rng(0)
+    log_probs = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(30, 3, 6)), jnp.float32))
+    frames = (30, 29, 28)
+    calls, rows = [], []
+    for longest in (1, *range(2, 13), 0):
+        lengths = np.array([longest, longest // 2, max(longest - 1, 0)])
+        row = rng.integers(1, 6, (3, 12)).astype(np.int32)
+        rows.append((log_probs, row, frames, lengths))
+        line = np.concatenate([x[:n] for x, n in zip(row, lengths, strict=True)])
+        # Arrays of both libraries and lists, each in its turn.
+        kind = (np.asarray, jnp.asarray, lambda x: x.tolist())[longest % 3 if line.size else 0]
+        calls.append((log_probs, kind(line), frames, kind(lengths)))
+
+    def f(*args):
+        return jax.value_and_grad(F.ctc_loss)(*args)
+
+    wanted = [f(*args) for args in rows]
+    count, first = compilations(caplog, f, calls[:1])
+    assert count
+    more, others = compilations(caplog, f, calls[1:])
+    assert more <= 2 * count  # Rows of 8 and of 12, the former compiled already.
+    for mine, (value, gradient) in zip(first + others, wanted, strict=True):
+        np.testing.assert_allclose(mine[0], value, rtol=1e-6)
+        np.testing.assert_allclose(mine[1], gradient, rtol=1e-5, atol=1e-7)
+    # Under another jit they are not known, as the documentation says.
+    traced = [[jnp.asarray(x) for x in args] for args in calls[1:5]]
+    inside, _ = compilations(caplog, jax.jit(F.ctc_loss), traced)
+    assert inside >= 4
+
+
+def test_lengths_in_line_that_do_not_fit():
+    log_probs = jax.nn.log_softmax(jnp.zeros((9, 3, 5)))
+    losses = F.ctc_loss(log_probs, np.ones(3, int), (9, 9, 9), (-1, 3, 1), reduction="none")
+    assert np.isnan(losses[0])
+    for wrong in ((1, 1, 0), (2, 2, 2)):
+        with pytest.raises(ValueError, match=r"ctc_loss: `targets` must hold the . targets"):
+            F.ctc_loss(log_probs, np.ones(3, int), (9, 9, 9), wrong)
