@@ -46,12 +46,12 @@ def reduce(
         derivative of its own: exclude such examples in the loss as well.
       axis_name: the mapped axis or axes (`jax.shard_map`, `jax.vmap`) over which the losses are
         spread. Sums, counts and weights are added up over them first, so that the mean is that of
-        all examples and not a mean of means. A gradient that is taken inside of `jax.pmap` or
-        `jax.shard_map(check_vma=False)` is each device's own, times the number of devices: make it
-        that of the mean with `jax.lax.pmean`, not `psum`.
+        all examples and not a mean of means. A gradient that is taken inside `jax.pmap` or
+        `jax.shard_map(check_vma=False)` needs `jax.lax.pmean` over that axis: `psum` makes it as
+        many times too large as there are devices. `shard_map` itself needs neither.
       normalizer: for "mean", the number to divide the sum by instead of the sum of the weights, or
         with `axis` one number per result: with gradient accumulation, the token count N of the
-        whole step. `optax.MultiSteps` takes the mean of its k gradients: there it is N / k.
+        whole step; under `optax.MultiSteps`, which averages its k gradients, N / k.
 
     Returns:
       A scalar, with `axis` an array of the other dimensions, or for "none" one of the shape of

@@ -1,11 +1,13 @@
 """`reduce`: one right number, over masks, weights and devices."""
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 from jax.sharding import AxisType
@@ -170,6 +172,65 @@ def test_over_devices_it_is_the_reduction_of_all(reduction):
     )
     means = np.mean([whole(*(a[i : i + 1] for a in args)) for i in range(4)])
     assert reduction != "mean" or not np.isclose(means, whole(*args))  # What it guards against.
+
+
+def fit(w, x, where, **options):
+    return jaxloss.reduce(jaxloss.squared_error(x @ w, 0 * x[:, 0]), where=where, **options)
+
+
+FEATURES = RNG.normal(size=(8, 3)).astype(np.float32)
+TOKENS = np.array([True, True, True, False, True, False, False, False])
+SLOPE = jax.grad(fit)(np.ones(3, np.float32), FEATURES, TOKENS)
+
+
+def inside(w, x, where, collective):
+    gradient = jax.grad(fit)(w, x, where, axis_name="data")
+    return collective(gradient, "data") if collective else gradient
+
+
+def by_shard_map(f, **options):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    specs = P(), P("data"), P("data")
+    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P(), **options)
+
+
+def by_pmap(f):
+    mapped = jax.pmap(f, axis_name="data", in_axes=(None, 0, 0))
+    return lambda w, x, where: mapped(w, x.reshape(4, 2, 3), where.reshape(4, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("transform", "collective", "factor"),
+    [
+        (by_shard_map, None, 1),
+        (by_shard_map, jax.lax.psum, 4),
+        (functools.partial(by_shard_map, check_vma=False), jax.lax.pmean, 1),
+        (functools.partial(by_shard_map, check_vma=False), jax.lax.psum, 4),
+        (by_pmap, jax.lax.pmean, 1),
+        (by_pmap, jax.lax.psum, 4),
+    ],
+)
+def test_gradients_taken_inside_need_pmean(transform, collective, factor):
+    f = transform(functools.partial(inside, collective=collective))
+    gradient = f(np.ones(3, np.float32), FEATURES, TOKENS)
+    np.testing.assert_allclose(gradient, factor * SLOPE, rtol=1e-5)
+
+
+def test_gradients_taken_inside_without_anything_are_no_part_of_the_whole():
+    f = by_shard_map(functools.partial(inside, collective=None), check_vma=False)
+    assert not np.allclose(f(np.ones(3, np.float32), FEATURES, TOKENS), SLOPE, rtol=0.1)
+
+
+def test_averaged_steps_divide_by_their_share_of_the_tokens():
+    w = np.ones(3, np.float32)
+    optimizer = optax.MultiSteps(optax.sgd(1.0), every_k_schedule=2)
+    state, total = optimizer.init(w), np.zeros(3)
+    for x, where in zip(np.split(FEATURES, 2), np.split(TOKENS, 2), strict=True):
+        gradient = jax.grad(fit)(w, x, where, normalizer=TOKENS.sum() / 2)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers.
+            updates, state = optimizer.update(gradient, state, w)
+        total += np.asarray(updates)
+    np.testing.assert_allclose(total, -SLOPE, rtol=1e-5)
 
 
 def test_over_a_vmapped_axis():
