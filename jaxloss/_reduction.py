@@ -16,11 +16,12 @@ Reduction = Literal["none", "mean", "sum"]
 BatchReduction = Literal["none", "mean", "sum", "batchmean"]
 
 
-@public(static=("reduction", "axis_name"))
+@public(static=("reduction", "axis", "axis_name"))
 def reduce(
     losses: ArrayLike,
     reduction: BatchReduction = "mean",
     *,
+    axis: _checks.Axis = None,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -29,12 +30,15 @@ def reduce(
     """Reduces unreduced losses to one right number.
 
     mean = Σ wᵢ lᵢ / Σ wᵢ over the losses that take part. When nothing takes part, or the weights
-    that do sum to 0, the mean is 0 and so is its gradient.
+    that do sum to 0, the mean is 0 and so is its gradient. With `axis` that holds of each mean for
+    itself.
 
     Args:
       losses: floating-point array of any shape; half precision is summed in float32.
       reduction: "mean", "sum", "none" (masked and weighted, not reduced) or "batchmean" (the sum
         divided by the size of the first dimension).
+      axis: the dimension or dimensions to reduce, for "mean" and "sum": -1 for one mean per
+        sequence. All of them by default.
       weights: one weight per loss, of the rank of `losses` and broadcastable to it. A weight of
         0 silences an infinite loss.
       where: boolean, of the rank of `losses` and broadcastable to it. What it excludes may be NaN
@@ -42,17 +46,21 @@ def reduce(
         derivative of its own: exclude such examples in the loss as well.
       axis_name: the mapped axis or axes (`jax.shard_map`, `jax.vmap`) over which the losses are
         spread. Sums, counts and weights are added up over them first, so that the mean is that of
-        all examples and not a mean of means.
-      normalizer: for "mean", the number to divide the sum by instead of the sum of the weights:
-        with gradient accumulation, the token count of the whole step.
+        all examples and not a mean of means. A gradient that is taken inside `jax.pmap` or
+        `jax.shard_map(check_vma=False)` needs `jax.lax.pmean` over that axis: `psum` makes it as
+        many times too large as there are devices. `shard_map` itself needs neither.
+      normalizer: for "mean", the number to divide the sum by instead of the sum of the weights, or
+        with `axis` one number per result: with gradient accumulation, the token count N of the
+        whole step; under `optax.MultiSteps`, which averages its k gradients, N / k.
 
     Returns:
-      A scalar, or for "none" an array of the shape of `losses`; at least float32.
+      A scalar, with `axis` an array of the other dimensions, or for "none" one of the shape of
+      `losses`; at least float32.
 
     Raises:
       TypeError: `losses` is not floating-point or `where` is not boolean.
-      ValueError: the shapes do not fit, the reduction is unknown, or `normalizer` is given for
-        another reduction than "mean".
+      ValueError: the shapes do not fit, the reduction is unknown, or `axis` or `normalizer` is
+        given for a reduction that has none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,13 +70,18 @@ def reduce(
       1.5
       >>> print(jaxloss.reduce(losses, weights=jnp.array([1.0, 1.0, 2.0])))
       3.75
+      >>> print(jaxloss.reduce(losses.reshape(1, 3), axis=-1))  # A mean per sequence.
+      [3.]
 
     Source: the weighted mean of https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
     """
     _checks.one_of("reduction", reduction, ("none", "mean", "sum", "batchmean"))
     if normalizer is not None and reduction != "mean":
         _checks.fail(ValueError, "normalizer", "be None unless `reduction` is 'mean'", normalizer)
+    if axis is not None and reduction not in ("mean", "sum"):
+        _checks.fail(ValueError, "axis", "be None unless `reduction` is 'mean' or 'sum'", axis)
     (losses,) = _checks.arrays(losses=losses)
+    axes = _checks.axes(axis, losses, "losses")
     weights = _checks.follower("weights", weights, losses)
     where = _checks.mask(where, "losses", losses)
     if weights is not None:
@@ -81,21 +94,23 @@ def reduce(
 
     def total(x: jax.Array) -> jax.Array:
         x = jnp.broadcast_to(x, losses.shape)
-        x = jnp.sum(x if where is None else jnp.where(where, x, 0))
+        x = jnp.sum(x if where is None else jnp.where(where, x, 0), axes)
         return x if axis_name is None else lax.psum(x, axis_name)
 
+    summed = total(weighted)
     if reduction == "sum":
-        return total(weighted)
+        return summed
     if reduction == "batchmean":
         if not losses.ndim:
             _checks.fail(ValueError, "losses", "have a batch dimension for 'batchmean'", "a scalar")
         count = jnp.asarray(losses.shape[0], losses.dtype)
         count = count if axis_name is None else lax.psum(count, axis_name)
     elif normalizer is not None:
-        count = _checks.number("normalizer", normalizer, losses)
+        one = _checks.hyper_parameter if summed.ndim else _checks.number
+        count = one("normalizer", normalizer, summed)
     else:
         count = total(jnp.ones((), losses.dtype) if weights is None else weights)
-    return divide(total(weighted), count)
+    return divide(summed, count)
 
 
 def divide(total: jax.Array, count: jax.Array) -> jax.Array:

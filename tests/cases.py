@@ -34,7 +34,7 @@ class Loss:
     torch_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     floats: tuple[int, ...] = (0,)  # The arguments to differentiate.
     labels: bool = False  # Whether the second argument is class indices.
-    mask: str | None = "elements"  # What `where` tells apart, see `where`.
+    mask: str = "elements"  # What `where` tells apart, see `where`.
     rowwise: bool = True  # Whether all arguments have a row per example.
     domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
     as_torch: Callable[..., tuple] = lambda *args: args  # The arguments as torch's door has them.
@@ -443,7 +443,7 @@ LOSSES = [
         rowwise=False,
         mask="rows",
     ),
-    Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch, mask=None),
+    Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch, mask="losses"),
     Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
     Loss(
         "cosine_embedding",
@@ -503,7 +503,6 @@ DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
 OUTERMOST = [(loss, list(loss.doors())[-1]) for loss in LOSSES]
 OUTERMOST_IDS = [f"{loss}-{door}" for loss, door in OUTERMOST]
 LABELLED = [(loss, door) for loss, door in DOORS if loss.labels]
-MASKED = [loss for loss in LOSSES if loss.mask]
 CLASSES_MASKED = [loss for loss in LOSSES if loss.mask == "classes"]
 
 

@@ -392,6 +392,32 @@ STATIC = [
         ValueError,
         "reduce: `normalizer` must be None unless `reduction` is 'mean', got",
     ),
+    *(
+        (
+            lambda reduction=reduction: jaxloss.reduce(X, reduction, axis=0),
+            ValueError,
+            "reduce: `axis` must be None unless `reduction` is 'mean' or 'sum', got 0",
+        )
+        for reduction in ("none", "batchmean")
+    ),
+    *(
+        (
+            lambda axis=axis: jaxloss.reduce(X, axis=axis),
+            ValueError,
+            "reduce: `axis` must name dimensions of `losses`, which has 2, once each, got ",
+        )
+        for axis in (2, -3, (0, -2))
+    ),
+    (
+        lambda: jaxloss.reduce(X, axis=1.0),
+        TypeError,
+        "reduce: `axis` must be an integer, a tuple of integers or None, got 1.0",
+    ),
+    (
+        lambda: jaxloss.reduce(X, axis=1, normalizer=jnp.ones(3)),
+        ValueError,
+        "reduce: `normalizer` must be a number or have shape (2,), got (3,)",
+    ),
     (
         lambda: jaxloss.reduce(Y),
         TypeError,

@@ -348,3 +348,38 @@ def test_modules_hold_torch_parameters(bias):
     )
     gradient = nnx.grad(lambda loss: loss(inputs, targets))(mine)
     assert jax.tree.map(jnp.shape, nnx.to_pure_dict(gradient)) == {"linear": shapes}
+
+
+def test_sequences_sharded_over_time():
+    """Gathered by the compiler, refused with explicit axes, and left in place by shard_map."""
+    inputs = RNG.normal(size=(2, 8, D)).astype(np.float32)
+    kernel, labels = KERNEL.astype(np.float32), RNG.integers(0, C, (2, 8))
+    args, specs = (inputs, kernel, labels), (P(None, "time"), P(), P(None, "time"))
+
+    def loss(*args, axis_name=None):
+        losses = jaxloss.linear_softmax_cross_entropy(*args, chunk_size=2)
+        return jaxloss.reduce(losses, axis_name=axis_name)
+
+    f = jax.value_and_grad(loss, (0, 1))
+    wanted = f(*args)
+    talk = {}
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        grid = jax.make_mesh((4,), ("time",), axis_types=(kind,))
+        with jax.set_mesh(grid):
+            spread = [
+                jax.device_put(x, NamedSharding(grid, spec))
+                for x, spec in zip(args, specs, strict=True)
+            ]
+            if kind == AxisType.Explicit:
+                with pytest.raises(Exception, match="reshape is not supported"):
+                    jax.jit(f)(*spread)
+                continue
+            talk["jit"] = str(jax.jit(f).lower(*spread).compile().as_text())
+            part = functools.partial(loss, axis_name="time")
+            mapped = jax.shard_map(part, mesh=grid, in_specs=specs, out_specs=P())
+            program = jax.jit(jax.value_and_grad(mapped, (0, 1))).lower(*spread).compile()
+            talk["shard_map"], got = str(program.as_text()), program(*spread)
+    assert "all-gather" in talk["jit"]
+    assert not re.search("all-gather|all-to-all", talk["shard_map"])
+    for mine, whole in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(mine, whole, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, scalar
+from cases import BY_NAME, DOORS, LOSSES, OUTERMOST, OUTERMOST_IDS, UNREDUCED, N, scalar
 from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -26,6 +26,31 @@ def test_every_platform(loss, door):
         jax.jit(jax.value_and_grad(f, range(len(floats)))), platforms=PLATFORMS
     )(*floats)
     assert set(lowered.platforms) == set(PLATFORMS)
+
+
+# Their loops over blocks of examples need to know how many; the adaptive softmax's likewise.
+IN_BLOCKS = {"linear", "linear_smoothed"}
+SYMBOLIC = [(loss, door) for loss, door in DOORS if loss.name not in IN_BLOCKS]
+
+
+@pytest.mark.parametrize(("loss", "door"), SYMBOLIC, ids=[f"{x}-{door}" for x, door in SYMBOLIC])
+def test_any_number_of_examples(loss, door):
+    args = loss.inputs()
+    (size,) = export.symbolic_shape("n")
+    specs = [jax.ShapeDtypeStruct([size if n == N else n for n in x.shape], x.dtype) for x in args]
+
+    def mean(*args):
+        if door == "functional" and loss.torch not in UNREDUCED:
+            return loss.functional(*args, reduction="mean")
+        return jaxloss.reduce(loss.doors()[door](*args))
+
+    f = jax.jit(jax.value_and_grad(mean, loss.floats))
+    exported = export.export(f, platforms=PLATFORMS)(*specs)
+    fewer = [x[: N - 2] for x in args]
+    (value, gradients), (wanted, slopes) = exported.call(*fewer), f(*fewer)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    for mine, slope in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(mine, slope, rtol=1e-5, atol=1e-7)
 
 
 # With files of their own.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, CLASSES_MASKED, LOSSES, MASKED, ROWWISE, UNREDUCED, C, N, arrays
+from cases import BY_NAME, CLASSES_MASKED, LOSSES, ROWWISE, UNREDUCED, C, N, arrays
 from hlo import optimised
 
 import jaxloss
@@ -47,7 +47,7 @@ def everything(loss, where, options):
     return run
 
 
-@pytest.mark.parametrize("loss", MASKED, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_masked_examples_are_absent(loss):
     args, where = loss.inputs(seed=1), loss.where(KEPT)
     masked = everything(loss, where, loss.options)
@@ -201,7 +201,7 @@ def test_masked_classes_are_absent(loss):
         assert np.all(np.isfinite(hessian))
 
 
-@pytest.mark.parametrize("loss", [loss for loss in MASKED if loss.rowwise], ids=str)
+@pytest.mark.parametrize("loss", ROWWISE, ids=str)
 def test_nothing_takes_part(loss):
     args = tuple(jnp.full_like(a, jnp.nan) if a.dtype.kind == "f" else a for a in loss.inputs())
     none = loss.where(np.zeros(N, bool))

@@ -1,10 +1,13 @@
 """`reduce`: one right number, over masks, weights and devices."""
 
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 from jax.sharding import AxisType
@@ -27,6 +30,82 @@ def test_reduce(reduction: Any, weights, where):
     wanted = oracle.reduce(LOSSES, reduction, weights=weights, where=where)
     assert got.shape == np.shape(wanted)
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+BLOCK = RNG.uniform(size=(4, 3, 2)).astype(np.float32)
+AXES = [0, 1, -1, (0, 2), (-1, 0), (0, 1, 2), (), None]
+
+
+def rows(x, axis):
+    """Every part of x that is reduced to one number, in line, and the shape of the results."""
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = sorted(a % x.ndim for a in axes)
+    kept = [a for a in range(x.ndim) if a not in axes]
+    shape = [x.shape[a] for a in kept]
+    return x.transpose(*kept, *axes).reshape(math.prod(shape), -1), shape
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_over_an_axis_each_row_is_reduced_as_if_alone(reduction, axis):
+    weights, where = BLOCK[::-1] + np.float32(0.5), BLOCK > 0.4
+    where[2], where[:, 1] = False, False  # Rows of which nothing takes part.
+    for options in ({}, {"weights": weights}, {"where": where, "weights": weights}):
+
+        def f(x, reduce=jaxloss.reduce, options=options, **more):
+            return reduce(x, reduction, **options, **more)
+
+        got = f(BLOCK, axis=axis)
+        lines, shape = rows(BLOCK, axis)
+        each = {name: rows(value, axis)[0] for name, value in options.items()}
+        own = [{name: x[i] for name, x in each.items()} for i in range(len(lines))]
+        wanted = [oracle.reduce(x, reduction, **more) for x, more in zip(lines, own, strict=True)]
+        assert got.shape == tuple(shape)
+        np.testing.assert_allclose(got.ravel(), wanted, rtol=1e-6)
+        # A row has the gradient of its own reduction, 0 where nothing takes part, and no other.
+        poison = np.where(options.get("where", True), BLOCK, np.nan)
+        gradient = jax.grad(lambda x, f=f: f(x, axis=axis).sum())(poison)
+        slopes = [
+            jax.grad(lambda x, more=more: jaxloss.reduce(x, reduction, **more))(x)
+            for x, more in zip(lines, own, strict=True)
+        ]
+        np.testing.assert_allclose(rows(np.asarray(gradient), axis)[0], slopes, rtol=1e-5)
+        tangent = jax.jvp(lambda x, f=f: f(x, axis=axis), (poison,), (np.ones_like(BLOCK),))[1]
+        np.testing.assert_allclose(
+            tangent.ravel(), np.sum(slopes, -1, dtype=np.float32), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_an_axis_with_a_normalizer():
+    counts = np.array([2, 0, 5], np.int32)
+    got = jaxloss.reduce(LOSSES, axis=0, normalizer=counts)
+    np.testing.assert_allclose(got, LOSSES.sum(0) / [2, np.inf, 5], rtol=1e-6)
+    gradient = jax.grad(lambda x: jaxloss.reduce(x, axis=0, normalizer=counts).sum())(LOSSES)
+    np.testing.assert_allclose(gradient, np.tile([0.5, 0, 0.2], (4, 1)), rtol=1e-6)
+    for axis in (0, -1):
+        by_one = jaxloss.reduce(LOSSES, axis=axis, normalizer=24)
+        np.testing.assert_allclose(by_one, LOSSES.sum(axis) / 24, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_axis_that_is_spread_over_devices(reduction):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    where = np.array([True, False, True])[:, None] & (BLOCK > 0.3)
+
+    def whole(losses, where):
+        return jaxloss.reduce(losses, reduction, axis=(0, 2), where=where)
+
+    @jax.jit
+    @jax.shard_map(mesh=mesh, in_specs=P("data"), out_specs=P())
+    def spread(losses, where):
+        return jaxloss.reduce(losses, reduction, axis=(0, 2), where=where, axis_name="data")
+
+    assert whole(BLOCK, where)[1] == 0
+    for f, g in (
+        (spread, whole),
+        *[[jax.grad(lambda *a, f=f: f(*a).sum()) for f in (spread, whole)]],
+    ):
+        np.testing.assert_allclose(f(BLOCK, where), g(BLOCK, where), rtol=1e-6)
 
 
 def test_masked_losses_may_be_anything():
@@ -93,6 +172,65 @@ def test_over_devices_it_is_the_reduction_of_all(reduction):
     )
     means = np.mean([whole(*(a[i : i + 1] for a in args)) for i in range(4)])
     assert reduction != "mean" or not np.isclose(means, whole(*args))  # What it guards against.
+
+
+def fit(w, x, where, **options):
+    return jaxloss.reduce(jaxloss.squared_error(x @ w, 0 * x[:, 0]), where=where, **options)
+
+
+FEATURES = RNG.normal(size=(8, 3)).astype(np.float32)
+TOKENS = np.array([True, True, True, False, True, False, False, False])
+SLOPE = jax.grad(fit)(np.ones(3, np.float32), FEATURES, TOKENS)
+
+
+def inside(w, x, where, collective):
+    gradient = jax.grad(fit)(w, x, where, axis_name="data")
+    return collective(gradient, "data") if collective else gradient
+
+
+def by_shard_map(f, **options):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    specs = P(), P("data"), P("data")
+    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P(), **options)
+
+
+def by_pmap(f):
+    mapped = jax.pmap(f, axis_name="data", in_axes=(None, 0, 0))
+    return lambda w, x, where: mapped(w, x.reshape(4, 2, 3), where.reshape(4, 2))[0]
+
+
+@pytest.mark.parametrize(
+    ("transform", "collective", "factor"),
+    [
+        (by_shard_map, None, 1),
+        (by_shard_map, jax.lax.psum, 4),
+        (functools.partial(by_shard_map, check_vma=False), jax.lax.pmean, 1),
+        (functools.partial(by_shard_map, check_vma=False), jax.lax.psum, 4),
+        (by_pmap, jax.lax.pmean, 1),
+        (by_pmap, jax.lax.psum, 4),
+    ],
+)
+def test_gradients_taken_inside_need_pmean(transform, collective, factor):
+    f = transform(functools.partial(inside, collective=collective))
+    gradient = f(np.ones(3, np.float32), FEATURES, TOKENS)
+    np.testing.assert_allclose(gradient, factor * SLOPE, rtol=1e-5)
+
+
+def test_gradients_taken_inside_without_anything_are_no_part_of_the_whole():
+    f = by_shard_map(functools.partial(inside, collective=None), check_vma=False)
+    assert not np.allclose(f(np.ones(3, np.float32), FEATURES, TOKENS), SLOPE, rtol=0.1)
+
+
+def test_averaged_steps_divide_by_their_share_of_the_tokens():
+    w = np.ones(3, np.float32)
+    optimizer = optax.MultiSteps(optax.sgd(1.0), every_k_schedule=2)
+    state, total = optimizer.init(w), np.zeros(3)
+    for x, where in zip(np.split(FEATURES, 2), np.split(TOKENS, 2), strict=True):
+        gradient = jax.grad(fit)(w, x, where, normalizer=TOKENS.sum() / 2)
+        with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers.
+            updates, state = optimizer.update(gradient, state, w)
+        total += np.asarray(updates)
+    np.testing.assert_allclose(total, -SLOPE, rtol=1e-5)
 
 
 def test_over_a_vmapped_axis():

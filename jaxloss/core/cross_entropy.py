@@ -51,7 +51,8 @@ def softmax_cross_entropy_with_integer_labels(
         along `axis` the examples, that take part. An example of which nothing takes part has loss
         and gradient 0, whatever it holds.
       class_weights: one weight per class, shape (C,).
-      label_smoothing: ε in [0, 1], the share of the label spread evenly over the classes.
+      label_smoothing: ε in [0, 1], the share of the label spread evenly over the classes, its own
+        among them. Where ε goes to the V - 1 others alone, as in T5, it is ε V / (V - 1) here.
       z_loss: factor of the squared log normaliser, which keeps it near 0.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices and `class_weights` the local part.

@@ -27,6 +27,7 @@ def ctc_loss(
     label_paddings: ArrayLike,
     *,
     blank_id: int = 0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Connectionist temporal classification loss, from logits.
 
@@ -46,12 +47,16 @@ def ctc_loss(
       labels: integer array (..., L), without blanks.
       label_paddings: (..., L), not 0 where a label is padding.
       blank_id: the index of the blank.
+      where: boolean, one per sequence: of as many dimensions as (...) and broadcastable to it.
+        A sequence that it excludes may hold anything in every argument, and has the loss 0 and a
+        gradient of exactly 0.
 
     Returns:
-      One loss per sequence, shape (...); at least float32.
+      One loss per sequence, shape (...); at least float32. Where a sequence is impossible a product
+      with 0 is NaN: exclude it with `where`, here or in `reduce`, or by `weights` of `reduce`.
 
     Raises:
-      TypeError: `logits` is not floating-point or `labels` not integer.
+      TypeError: `logits` is not floating-point, `labels` not integer or `where` not boolean.
       ValueError: the shapes do not fit or `blank_id` is no symbol.
 
     Example:
@@ -64,7 +69,7 @@ def ctc_loss(
 
     Source: Graves et al., Connectionist Temporal Classification, ICML 2006.
     """
-    sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id)
+    sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where)
     return _batched(lambda s: negative_log_likelihood(s, blank_id, LOGITS), sequences)
 
 
@@ -76,12 +81,14 @@ def ctc_alignment(
     label_paddings: ArrayLike,
     *,
     blank_id: int = 0,
+    where: ArrayLike | None = None,
 ) -> jax.Array:
     """Where in time each label is read: the posterior that `ctc_loss` sums over.
 
     alignment_tl = P(frame t reads label l | the sequence reads `labels`); what is missing to 1 in
     a frame is the blank's. Differentiable, and 0 in padded frames, for padded labels and where no
-    path fits.
+    path fits. Each frame is a sum over all paths: the most likely symbol of each, one frame after
+    the other, need not be a path that reads the labels.
 
     Args:
       logits: as in `ctc_loss`.
@@ -89,12 +96,13 @@ def ctc_alignment(
       labels: as in `ctc_loss`.
       label_paddings: as in `ctc_loss`.
       blank_id: as in `ctc_loss`.
+      where: as in `ctc_loss`; 0 for a sequence that it excludes.
 
     Returns:
       Probabilities of shape (..., T, L); at least float32.
 
     Raises:
-      TypeError: `logits` is not floating-point or `labels` not integer.
+      TypeError: `logits` is not floating-point, `labels` not integer or `where` not boolean.
       ValueError: the shapes do not fit or `blank_id` is no symbol.
 
     Example:
@@ -107,7 +115,7 @@ def ctc_alignment(
 
     Source: Graves et al., Connectionist Temporal Classification, ICML 2006, equation 14.
     """
-    sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id)
+    sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where)
     return _batched(lambda s: _alignment(s, blank_id), sequences)
 
 
@@ -154,7 +162,7 @@ def check_blank(name: str, blank: int, classes: int) -> None:
         _checks.fail(ValueError, name, f"be a symbol in [0, {classes})", blank)
 
 
-def _sequences(logits, logit_paddings, labels, label_paddings, blank_id):
+def _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where):
     (logits,) = _checks.arrays(logits=logits)
     if logits.ndim < 2:
         _checks.fail(ValueError, "logits", "have shape (..., T, C)", logits.shape)
@@ -166,6 +174,10 @@ def _sequences(logits, logit_paddings, labels, label_paddings, blank_id):
     if present.ndim != frames.ndim or present.shape[:-1] != frames.shape[:-1]:
         rule = f"have shape ({', '.join([*map(str, frames.shape[:-1]), 'L'])})"
         _checks.fail(ValueError, "label_paddings", rule, present.shape)
+    where = _checks.mask(where, "logits[..., 0, 0]", jnp.any(frames, -1))
+    if where is not None:
+        # What is left of an excluded sequence, no frames and no labels, has the loss 0.
+        frames, present = frames & where[..., None], present & where[..., None]
     return sequences(logits, frames, labels, present, blank_id)
 
 
@@ -278,12 +290,19 @@ def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequence
     large, small = (x[0, :, 0] for x in likelihood.log_parts())
     if normalizer is None:
         loss = 0 - (large + small)
+        # Factors may be greater than 1 and the loss below 0. But log probabilities that were
+        # rounded sum to 1 only within a few epsilon, of which each frame may add its share.
+        classes = jnp.asarray(sequences.scores.shape[2], loss.dtype)
+        slack = 2 * float(jnp.finfo(loss.dtype).eps) * (2 + jnp.log(classes))
+        frames = _count(sequences.frames)
+        rounding = (loss < 0) & (loss >= -slack * frames.astype(loss.dtype))
     else:
         # Two sums of thousands of terms, of which the loss may be a small difference.
         total, total_rest = _numerics.long_sum(normalizer.log_sum)
         loss, rest = _numerics.two_sum(total, -large)
         loss = loss + ((rest + total_rest) - small)
-        loss = jnp.where(loss < 0, loss - lax.stop_gradient(loss), loss)
+        rounding = loss < 0
+    loss = jnp.where(rounding, loss - lax.stop_gradient(loss), loss)
     loss = jnp.where(likelihood.mantissa[0, :, 0] == 0, jnp.inf, loss)
     return _numerics.nan_where(sequences.bad, loss)
 

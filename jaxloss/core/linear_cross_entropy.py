@@ -56,6 +56,11 @@ def linear_softmax_cross_entropy(
     The gradient of a sum or mean is cheaper from `jaxloss.functional.linear_cross_entropy`, which
     makes it along with the loss.
 
+    Examples are taken in blocks, from their leading dimensions made one. Sharded over the first of
+    these they stay where they are. Sharded over a later one, as sequences may be over time, every
+    device gathers them all, or with explicit axis types JAX refuses: call this inside
+    `jax.shard_map` over that axis, and `jaxloss.reduce` with its `axis_name`.
+
     Args:
       inputs: floating-point array (..., D), features.
       kernel: (C, D), one row of weights per class: the table of a tied embedding as it is.

@@ -38,8 +38,11 @@ def ctc_loss(
     Args:
       log_probs: log probabilities, floating-point, (T, N, C) or (T, C).
       targets: integer array, without blanks: (N, S), padded behind the target lengths, or one
-        behind the other in one dimension. Unbatched (S). Under `jax.jit` one behind the other
-        needs target lengths that are Python or numpy integers to stay small in memory.
+        behind the other in one dimension. Unbatched (S). One behind the other, and known like
+        the target lengths, they are made rows of one of few sizes, so that few programs are
+        compiled. Under the caller's own `jax.jit` they are not known: it compiles for every total
+        length, and needs target lengths that are Python or numpy integers to stay small in
+        memory. Give it padded rows.
       input_lengths: frames that take part in each example, at most T: (N), or () unbatched; an
         integer array or Python integers.
       target_lengths: targets of each example, as `input_lengths`.
@@ -66,7 +69,7 @@ def ctc_loss(
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.ctc_loss.html
     """
     if _rank(targets) == 1 and _rank(log_probs) == 3:
-        targets = _padded(targets, target_lengths, jnp.shape(log_probs)[1])
+        targets = _rows(targets, target_lengths, jnp.shape(log_probs)[1])
     return _ctc_loss(
         log_probs,
         targets,
@@ -103,7 +106,7 @@ def _ctc_loss(
     targets = jnp.asarray(targets)
     if not batched and targets.ndim == 1:
         targets = targets[None]
-    if targets.ndim != 2 or len(targets) != examples:
+    if targets.ndim != 2 or targets.shape[0] != examples:
         rule = f"have shape ({examples}, S), or hold all targets in one dimension"
         _checks.fail(ValueError, "targets", rule, targets.shape)
     taking_part, wrong = [], jnp.zeros(examples, bool)
@@ -146,14 +149,44 @@ def _lengths(lengths) -> Any:
     return lengths
 
 
-def _padded(targets, target_lengths, examples):
-    """Targets that stand one behind the other as rows of the longest length that is known."""
+def _rows(targets, target_lengths, examples):
+    """Targets that stand one behind the other as a row for each example.
+
+    On the host if possible: there the total length, which hardly any two batches share, shapes no
+    compiled program, and neither does the longest.
+    """
+    lengths = _lengths(target_lengths)
+    if _is_known(targets) and _is_known(lengths):
+        values, counts = np.asarray(targets), np.asarray(lengths)
+        whole = counts.dtype.kind in "iu" and counts.shape == (examples,)
+        if whole and counts.min(initial=0) >= 0 and counts.sum() == values.size:
+            present = np.arange(_rounded_up(int(counts.max(initial=0))))[None] < counts[:, None]
+            rows = np.zeros(present.shape, values.dtype)
+            rows[present] = values
+            return rows
+    return _padded(targets, lengths, examples)
+
+
+def _is_known(value):
+    """Whether the host can read it, which needs neither a trace nor another process."""
+    return not isinstance(value, jax.core.Tracer) and getattr(value, "is_fully_addressable", True)
+
+
+def _rounded_up(size):
+    """The next of 8, 12, 16, 24, 32, 48, …: few sizes, of which none is half as much too large."""
+    size = max(size, 8)
+    step = (1 << (size - 1).bit_length()) // 4
+    return -(-size // step) * step
+
+
+def _padded(targets, lengths, examples):
+    """`_rows` in a program, of the longest length that is known."""
     with _checks.speaking_for(_CALLER):
         targets = _checks.labels("targets", targets, jnp.shape(targets))
-        lengths = _checks.labels("target_lengths", _lengths(target_lengths), (examples,))
-        longest = targets.size
-        if not isinstance(target_lengths, jax.core.Tracer):
-            known = np.asarray(target_lengths)
+        longest, given = targets.size, lengths
+        lengths = _checks.labels("target_lengths", lengths, (examples,))
+        if _is_known(given):
+            known = np.asarray(given)
             if known.sum() != longest:
                 rule = f"hold the {known.sum():g} targets that `target_lengths` count"
                 _checks.fail(ValueError, "targets", rule, targets.shape)
