@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, ROWWISE, scalar
+from jax.experimental import checkify
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -179,3 +180,14 @@ def test_a_mutable_distance_function_is_not_baked_in():
     before = loss()
     distance.scale = 2.0
     assert loss() != before
+
+
+def test_several_labels_are_checked_in_a_vmapped_batch():
+    scores, labels = jnp.zeros((4, 3)), jnp.array([[0, -1, -1], [1, 2, -1], [-1, 0, 0], [2, 3, -1]])
+    checked = checkify.checkify(jax.vmap(jaxloss.multilabel_margin_loss))
+    error, _ = jax.jit(checked)(scores[:3], labels[:3])
+    error.throw()
+    error, losses = jax.jit(checked)(scores, labels)
+    assert "multilabel_margin_loss: `labels`" in str(error.get())
+    assert np.isnan(losses[3])
+    np.testing.assert_array_equal(losses[:3], jaxloss.multilabel_margin_loss(scores, labels)[:3])
