@@ -1,5 +1,7 @@
 """Masked means absent: the same as deleted, whatever the masked entries hold."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,7 +160,7 @@ def test_a_mask_costs_its_own_bytes(name):
         def total(x, where, *others):
             return f(x, *others, where=where).sum()
 
-        program = optimised(jax.value_and_grad(total), x, where, *args)
+        program: Any = optimised(jax.value_and_grad(total), x, where, *args)
         return program.cost_analysis()["bytes accessed"]
 
     args = (x,) * (count - 1)
