@@ -345,10 +345,13 @@ def _log_sum(exps, axes, axis_name):
     # any of these be 1. The others are those below 0.5; a selection would be stored on a CPU.
     others = exps - lax.stop_gradient(exps * jnp.round(exps))
     total, others = (_classes.total(x, axes, axis_name) for x in (exps, others))
+    # With a last axis of size 1 XLA's code for a CPU takes one number at a time.
+    total, others = (jnp.squeeze(x, axes) for x in (total, others))
     # Two of 0.5 or more, one of them the peak, add at least 1.5. A large total needs no log1p.
     alone = (jnp.abs(total - others - 1) < 0.25) & (total < 8)
     log_total = jnp.log(jnp.where(total == 0, 1, total))
-    return jnp.where(alone, jnp.log1p(others), log_total), alone
+    log_sum = jnp.where(alone, jnp.log1p(others), log_total)
+    return jnp.expand_dims(log_sum, axes), jnp.expand_dims(alone, axes)
 
 
 def _less_at_peak(x, at_peak, otherwise):
