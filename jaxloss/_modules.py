@@ -934,20 +934,70 @@ class CTCLoss(Loss):
         )
 
 
-def linear_init(key: jax.Array, shape: tuple[int, ...], features: int) -> jax.Array:
-    """torch's initial parameters of a linear layer of so many input features."""
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], Any]
+
+
+def torch_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """torch's initial weights of a linear layer, (outputs, inputs): uniform in ±1/√inputs."""
+    return _uniform(key, shape, dtype, shape[-1])
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, features: int) -> jax.Array:
     bound = 1 / math.sqrt(max(features, 1))
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class LinearLoss(Loss):
+    """A loss that holds linear layers, and takes what Flax's own layers take to make them."""
+
+    dtype: Any
+    param_dtype: Any
+    kernel_init: Initializer
+    bias_init: Initializer | None
+
+    def _check_layers(self) -> None:
+        if self.dtype is not None:
+            _check_floating("dtype", self.dtype)
+        _check_floating("param_dtype", self.param_dtype)
+        rule = "be an initializer, which takes a key, a shape and a dtype"
+        if not callable(self.kernel_init):
+            _checks.fail(TypeError, "kernel_init", rule, repr(self.kernel_init))
+        if self.bias_init is not None and not callable(self.bias_init):
+            _checks.fail(TypeError, "bias_init", rule, repr(self.bias_init))
+
+    def _bias_init(self, features: int) -> Initializer:
+        """For a layer of so many inputs: torch bounds its bias by them, as it does its weights,
+        and an initializer is not told them."""
+        return self.bias_init or functools.partial(_uniform, features=features)
+
+    def _promoted(self, argument: str, value: Any) -> Any:
+        """An input or a parameter in the dtype of the computation."""
+        if self.dtype is None or value is None:
+            return value
+        with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+            array = _checks.buffer(argument, value)
+        # A complex one would lose half of itself; the loss refuses it.
+        return array if jnp.iscomplexobj(array) else array.astype(self.dtype)
+
+
+def _check_floating(name: str, dtype: Any) -> None:
+    try:
+        holds = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        holds = False
+    if not holds:
+        _checks.fail(TypeError, name, "be a floating-point dtype", repr(dtype))
 
 
 @dataclasses.dataclass(eq=False)
-class LinearCrossEntropyLoss(Loss):
+class LinearCrossEntropyLoss(LinearLoss):
     """Cross entropy of a linear layer's outputs without the logits, as
     torch.nn.LinearCrossEntropyLoss; see `jaxloss.functional.linear_cross_entropy`.
 
     The layer is the module's own: `linear.weight` of shape (C·d1·…·dK, in_features) and
     `linear.bias`, laid out and initialised as torch's. For an embedding tied to the output call
-    the function with its table.
+    the function with its table. The kernel of Flax's Dense or Linear is (in_features, classes):
+    load its `.T`, also where a square one would go in as it is.
 
     Args:
       in_features: size of each input.
@@ -959,11 +1009,20 @@ class LinearCrossEntropyLoss(Loss):
       ignore_index: the class index of targets that do not take part, -100 by default.
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
       chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
+      dtype: of the computation, to which inputs and parameters are promoted; by default that of
+        the inputs and the parameters. Sums are in float32 at least.
+      param_dtype: of the parameters.
+      kernel_init: initializer of `linear.weight`, called with a key, a shape and `param_dtype`; by default
+        torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so that the
+        fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
+        `with_partitioning` it says how the parameter is sharded.
+      bias_init: likewise of `linear.bias`, called with the shape (outputs,).
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
       ValueError: the reduction is unknown, a size is negative or no integer, `weight` has another
         shape, or `label_smoothing` is not in [0, 1]. A call raises what the function raises.
+      TypeError: a dtype is not floating-point, or an initializer not callable.
 
     Example:
       >>> import jax
@@ -989,9 +1048,14 @@ class LinearCrossEntropyLoss(Loss):
     ignore_index: int | None = None
     label_smoothing: float = 0.0
     chunk_size: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = torch_init
+    bias_init: Initializer | None = None
 
     def _check(self) -> None:
         super()._check()
+        self._check_layers()
         _checks.count("in_features", self.in_features, 0)
         _checks.count("num_classes", self.num_classes, 1)
         wanted, weight = (self.num_classes,), value_of(self.weight)
@@ -1006,8 +1070,9 @@ class LinearCrossEntropyLoss(Loss):
         self, weight: jax.Array, bias: jax.Array | None, input: ArrayLike, target: ArrayLike
     ) -> jax.Array:
         shape = self.num_classes, *self.out_features
+        weight, bias = self._promoted("linear.weight", weight), self._promoted("linear.bias", bias)
         return F.linear_cross_entropy(
-            input,
+            self._promoted("input", input),
             weight.reshape(*shape, self.in_features),
             target,
             linear_bias=None if bias is None else bias.reshape(shape),
@@ -1027,7 +1092,7 @@ class AdaptiveOutput(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class AdaptiveLogSoftmaxWithLoss(Loss):
+class AdaptiveLogSoftmaxWithLoss(LinearLoss):
     """Adaptive softmax with its loss, as torch.nn.AdaptiveLogSoftmaxWithLoss; see
     `jaxloss.adaptive_softmax_cross_entropy`.
 
@@ -1043,12 +1108,21 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
       cutoffs: the first class of each cluster, increasing, in [1, n_classes - 1].
       div_value: each cluster has so many times fewer features than what comes before it.
       head_bias: whether the head has a bias.
+      dtype: of the computation, to which inputs and parameters are promoted; by default that of
+        the inputs and the parameters. Sums are in float32 at least.
+      param_dtype: of the parameters.
+      kernel_init: initializer of all weights, called with a key, a shape and `param_dtype`; by default
+        torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so that the
+        fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
+        `with_partitioning` it says how the parameter is sharded.
+      bias_init: likewise of the head's bias, called with the shape (outputs,).
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
       ValueError: a size is too small or no integer, `cutoffs` are no increasing integers in
         [1, n_classes - 1], `div_value` is not positive, or it leaves a cluster without features. A
         call raises what `jaxloss.adaptive_softmax_cross_entropy` raises.
+      TypeError: a dtype is not floating-point, or an initializer not callable.
 
     Example:
       >>> import jax.numpy as jnp
@@ -1079,8 +1153,14 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
     cutoffs: Sequence[int]
     div_value: float = 4.0
     head_bias: bool = False
+    _: dataclasses.KW_ONLY
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = torch_init
+    bias_init: Initializer | None = None
 
     def _check(self) -> None:
+        self._check_layers()
         _checks.count("in_features", self.in_features, 1)
         _checks.count("n_classes", self.n_classes, 2)
         try:
@@ -1115,18 +1195,19 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
         """Those of `jaxloss.adaptive_log_softmax`, by name."""
         layers: Any = self  # Flax's, which are made of `_layers`.
         bias = layers.head.bias
-        return {
+        parameters = {
             "head": layers.head.weight[...],
             "tail": [(first.weight[...], second.weight[...]) for first, second in layers.tail],
             "head_bias": None if bias is None else bias[...],
         }
+        return jax.tree.map(functools.partial(self._promoted, "parameters"), parameters)
 
     def __call__(self, input_: ArrayLike, target_: ArrayLike) -> AdaptiveOutput:
-        return _adaptive_output(input_, target_, self._parameters())
+        return _adaptive_output(self._promoted("input_", input_), target_, self._parameters())
 
     def log_prob(self, input: ArrayLike) -> jax.Array:
         """Log probabilities of all classes, (N, n_classes)."""
-        return _adaptive_log_prob(input, self._parameters())
+        return _adaptive_log_prob(self._promoted("input", input), self._parameters())
 
     def predict(self, input: ArrayLike) -> jax.Array:
         """The most probable class of each input, (N,)."""

@@ -6,6 +6,7 @@ apart. An array that a compiled program computes is equal to itself alone: a mod
 belongs to that program, as the array does.
 """
 
+import functools
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -187,20 +188,24 @@ class _Linear(nn.Module):
     in_features: int
     out_features: int
     use_bias: bool
+    param_dtype: Any
+    kernel_init: _m.Initializer
+    bias_init: _m.Initializer
 
     def setup(self) -> None:
-        shape = self.out_features, self.in_features
-        self.weight = self.param("weight", _m.linear_init, shape, self.in_features)
-        self.bias = (
-            self.param("bias", _m.linear_init, shape[:1], self.in_features)
-            if self.use_bias
-            else None
-        )
+        shape, dtype = (self.out_features, self.in_features), self.param_dtype
+        self.weight = self.param("weight", self.kernel_init, shape, dtype)
+        self.bias = self.param("bias", self.bias_init, shape[:1], dtype) if self.use_bias else None
+
+
+def _linear(loss: _m.LinearLoss, features: int, outputs: int, bias: bool) -> _Linear:
+    init = loss._bias_init(features)
+    return _Linear(features, outputs, bias, loss.param_dtype, loss.kernel_init, init)
 
 
 class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
     def setup(self) -> None:
-        self.linear = _Linear(self.in_features, self._outputs(), self.bias)
+        self.linear = _linear(self, self.in_features, self._outputs(), self.bias)
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         return self._loss(self.linear.weight, self.linear.bias, input, target)
@@ -208,4 +213,4 @@ class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
 
 class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
     def setup(self) -> None:
-        self.head, self.tail = self._layers(_Linear)
+        self.head, self.tail = self._layers(functools.partial(_linear, self))

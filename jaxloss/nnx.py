@@ -148,12 +148,13 @@ class CTCLoss(_m.CTCLoss, _Loss):
 class _Linear(nnx.Module):
     """A linear layer's parameters in torch's layout."""
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool, rngs: nnx.Rngs):
-        shape = out_features, in_features
-        self.weight = nnx.Param(_m.linear_init(rngs.params(), shape, in_features))
-        self.bias = (
-            nnx.Param(_m.linear_init(rngs.params(), shape[:1], in_features)) if bias else None
-        )
+    def __init__(
+        self, loss: _m.LinearLoss, features: int, outputs: int, bias: bool, rngs: nnx.Rngs
+    ):
+        shape, dtype = (outputs, features), loss.param_dtype
+        self.weight = nnx.Param(loss.kernel_init(rngs.params(), shape, dtype))
+        init = loss._bias_init(features)
+        self.bias = nnx.Param(init(rngs.params(), shape[:1], dtype)) if bias else nnx.data(None)
 
 
 @dataclasses.dataclass(eq=False)
@@ -162,7 +163,7 @@ class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
 
     def __post_init__(self, rngs: nnx.Rngs) -> None:
         super().__post_init__()
-        self.linear = _Linear(self.in_features, self._outputs(), bias=self.bias, rngs=rngs)
+        self.linear = _Linear(self, self.in_features, self._outputs(), self.bias, rngs)
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         bias = self.linear.bias
@@ -179,7 +180,7 @@ class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
         super().__post_init__()
 
         def linear(features: int, outputs: int, bias: bool) -> _Linear:
-            return _Linear(features, outputs, bias=bias, rngs=rngs)
+            return _Linear(self, features, outputs, bias, rngs)
 
         self.head, tail = self._layers(linear)
         self.tail = nnx.List(map(nnx.List, tail))
