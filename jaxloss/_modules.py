@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import operator
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.core
@@ -29,41 +30,54 @@ from jaxloss.functional._torch import legacy_reduction
 T = TypeVar("T")
 
 
-class Constant:
-    """A buffer that hashes and compares by its content, as Linen wants of every field."""
-
-    def __init__(self, array: ArrayLike):
-        self.array = jnp.asarray(array)
-
-    def _key(self) -> Hashable:
-        if isinstance(self.array, jax.core.Tracer):
-            return id(self.array)  # Its content is not known yet.
-        return self.array.shape, str(self.array.dtype), np.asarray(self.array).tobytes()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Constant) and self._key() == other._key()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.array, dtype)
-
-    def __repr__(self) -> str:
-        return repr(self.array)
+# Fields that hold an array, and numbers that a program may compute. An array in one of them is
+# data: `jaxloss.nnx` keeps it in the state, `jaxloss.linen` as a constant.
+BUFFERS = frozenset({"weight", "pos_weight"})
+NUMBERS = frozenset({"margin", "eps", "beta", "delta", "label_smoothing", "ignore_index"})
 
 
-def _array(buffer: Any) -> Any:
-    return buffer.array if isinstance(buffer, Constant) else buffer
+def value_of(field: Any) -> Any:
+    """What a field stands for, out of the container that a Flax module keeps an array in."""
+    return field.get_value() if hasattr(field, "get_value") else field
+
+
+@functools.cache
+def _arguments(cls: type) -> frozenset[str]:
+    """torch's constructor arguments, without the fields that a user's subclass adds."""
+    plain: Any = next(c for c in cls.__mro__ if c.__module__ == __name__)
+    return frozenset(field.name for field in dataclasses.fields(plain))
+
+
+def _settled(name: str, value: Any) -> Any:
+    """What a module keeps of an argument: data as one array, everything else as Python values."""
+    if name in BUFFERS:
+        return None if value is None else _checks.buffer(name, value)
+    if not isinstance(value, jax.Array | np.ndarray):
+        return value
+    if name in NUMBERS:
+        return _checks.buffer(name, value)
+    if isinstance(value, jax.core.Tracer):
+        rule = "be a Python value, for it shapes the computation"
+        _checks.fail(TypeError, name, rule, "an array")
+    return value.tolist()
 
 
 class Loss:
-    """What the losses share: the legacy reduction, buffers, and the documentation."""
+    """What the losses share: the legacy reduction, arrays as fields, and the documentation."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if cls.__doc__ is None:
             cls.__doc__ = cls.__mro__[1].__doc__
         super().__init_subclass__(**kwargs)
+
+    if not TYPE_CHECKING:  # So that a misspelt attribute stays an error to type checkers.
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            # Here and not in the constructor, so that what is assigned later is kept alike.
+            if name in _arguments(type(self)) and value_of(value) is value:
+                with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+                    value = _settled(name, value)
+            super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
         # A dictionary, since not every loss has every field.
@@ -73,12 +87,6 @@ class Loss:
             self.reduction = legacy_reduction(size_average, reduce, stacklevel=3)
             self.size_average = self.reduce = None
         with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
-            for buffer in ("weight", "pos_weight"):
-                if fields.get(buffer) is not None:
-                    array = _checks.buffer(buffer, _array(fields[buffer]))
-                    if isinstance(fields[buffer], list | tuple):
-                        delattr(self, buffer)  # NNX would not put an array where a list was.
-                    setattr(self, buffer, array)
             self._check()
         then = getattr(super(), "__post_init__", None)
         if then:
@@ -154,8 +162,8 @@ class NLLLoss(Loss):
         return F.nll_loss(
             input,
             target,
-            weight=_array(self.weight),
-            ignore_index=self.ignore_index,
+            weight=value_of(self.weight),
+            ignore_index=value_of(self.ignore_index),
             reduction=self.reduction,
         )
 
@@ -231,7 +239,7 @@ class PoissonNLLLoss(Loss):
             target,
             log_input=self.log_input,
             full=self.full,
-            eps=self.eps,
+            eps=value_of(self.eps),
             reduction=self.reduction,
         )
 
@@ -265,7 +273,7 @@ class GaussianNLLLoss(Loss):
 
     def __call__(self, input: ArrayLike, target: ArrayLike, var: ArrayLike) -> jax.Array:
         return F.gaussian_nll_loss(
-            input, target, var, full=self.full, eps=self.eps, reduction=self.reduction
+            input, target, var, full=self.full, eps=value_of(self.eps), reduction=self.reduction
         )
 
 
@@ -366,7 +374,7 @@ class BCELoss(Loss):
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         return F.binary_cross_entropy(
-            input, target, weight=_array(self.weight), reduction=self.reduction
+            input, target, weight=value_of(self.weight), reduction=self.reduction
         )
 
 
@@ -406,8 +414,8 @@ class BCEWithLogitsLoss(Loss):
         return F.binary_cross_entropy_with_logits(
             input,
             target,
-            weight=_array(self.weight),
-            pos_weight=_array(self.pos_weight),
+            weight=value_of(self.weight),
+            pos_weight=value_of(self.pos_weight),
             reduction=self.reduction,
         )
 
@@ -442,7 +450,9 @@ class HingeEmbeddingLoss(Loss):
     reduction: Reduction = "mean"
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
-        return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
+        return F.hinge_embedding_loss(
+            input, target, margin=value_of(self.margin), reduction=self.reduction
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -506,7 +516,7 @@ class SmoothL1Loss(Loss):
     beta: float = 1.0
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
-        return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+        return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=value_of(self.beta))
 
 
 @dataclasses.dataclass(eq=False)
@@ -534,7 +544,7 @@ class HuberLoss(Loss):
     delta: float = 1.0
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
-        return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+        return F.huber_loss(input, target, reduction=self.reduction, delta=value_of(self.delta))
 
 
 @dataclasses.dataclass(eq=False)
@@ -605,10 +615,10 @@ class CrossEntropyLoss(Loss):
         return F.cross_entropy(
             input,
             target,
-            weight=_array(self.weight),
-            ignore_index=self.ignore_index,
+            weight=value_of(self.weight),
+            ignore_index=value_of(self.ignore_index),
             reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=value_of(self.label_smoothing),
         )
 
 
@@ -644,7 +654,7 @@ class MultiLabelSoftMarginLoss(Loss):
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         return F.multilabel_soft_margin_loss(
-            input, target, weight=_array(self.weight), reduction=self.reduction
+            input, target, weight=value_of(self.weight), reduction=self.reduction
         )
 
 
@@ -680,7 +690,7 @@ class CosineEmbeddingLoss(Loss):
 
     def __call__(self, input1: ArrayLike, input2: ArrayLike, target: ArrayLike) -> jax.Array:
         return F.cosine_embedding_loss(
-            input1, input2, target, margin=self.margin, reduction=self.reduction
+            input1, input2, target, margin=value_of(self.margin), reduction=self.reduction
         )
 
 
@@ -715,7 +725,7 @@ class MarginRankingLoss(Loss):
 
     def __call__(self, input1: ArrayLike, input2: ArrayLike, target: ArrayLike) -> jax.Array:
         return F.margin_ranking_loss(
-            input1, input2, target, margin=self.margin, reduction=self.reduction
+            input1, input2, target, margin=value_of(self.margin), reduction=self.reduction
         )
 
 
@@ -756,16 +766,17 @@ class MultiMarginLoss(Loss):
     def _check(self) -> None:
         super()._check()
         _checks.one_of("p", self.p, (1, 2))
-        if self.weight is not None and jnp.ndim(self.weight) != 1:
-            _checks.fail(ValueError, "weight", "have shape (C,)", jnp.shape(self.weight))
+        weight = value_of(self.weight)
+        if weight is not None and jnp.ndim(weight) != 1:
+            _checks.fail(ValueError, "weight", "have shape (C,)", jnp.shape(weight))
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         return F.multi_margin_loss(
             input,
             target,
             p=self.p,
-            margin=self.margin,
-            weight=_array(self.weight),
+            margin=value_of(self.margin),
+            weight=value_of(self.weight),
             reduction=self.reduction,
         )
 
@@ -809,16 +820,16 @@ class TripletMarginLoss(Loss):
 
     def _check(self) -> None:
         super()._check()
-        _checks.POSITIVE.check_concrete("margin", self.margin)
+        _checks.POSITIVE.check_concrete("margin", value_of(self.margin))
 
     def __call__(self, anchor: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> jax.Array:
         return F.triplet_margin_loss(
             anchor,
             positive,
             negative,
-            margin=self.margin,
+            margin=value_of(self.margin),
             p=self.p,
-            eps=self.eps,
+            eps=value_of(self.eps),
             swap=self.swap,
             reduction=self.reduction,
         )
@@ -862,7 +873,7 @@ class TripletMarginWithDistanceLoss(Loss):
 
     def _check(self) -> None:
         super()._check()
-        _checks.POSITIVE.check_concrete("margin", self.margin)
+        _checks.POSITIVE.check_concrete("margin", value_of(self.margin))
 
     def __call__(self, anchor: ArrayLike, positive: ArrayLike, negative: ArrayLike) -> jax.Array:
         return F.triplet_margin_with_distance_loss(
@@ -870,7 +881,7 @@ class TripletMarginWithDistanceLoss(Loss):
             positive,
             negative,
             distance_function=self.distance_function,
-            margin=self.margin,
+            margin=value_of(self.margin),
             swap=self.swap,
             reduction=self.reduction,
         )
@@ -923,20 +934,70 @@ class CTCLoss(Loss):
         )
 
 
-def linear_init(key: jax.Array, shape: tuple[int, ...], features: int) -> jax.Array:
-    """torch's initial parameters of a linear layer of so many input features."""
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], Any]
+
+
+def torch_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """torch's initial weights of a linear layer, (outputs, inputs): uniform in ±1/√inputs."""
+    return _uniform(key, shape, dtype, shape[-1])
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any, features: int) -> jax.Array:
     bound = 1 / math.sqrt(max(features, 1))
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class LinearLoss(Loss):
+    """A loss that holds linear layers, and takes what Flax's own layers take to make them."""
+
+    dtype: Any
+    param_dtype: Any
+    kernel_init: Initializer
+    bias_init: Initializer | None
+
+    def _check_layers(self) -> None:
+        if self.dtype is not None:
+            _check_floating("dtype", self.dtype)
+        _check_floating("param_dtype", self.param_dtype)
+        rule = "be an initializer, which takes a key, a shape and a dtype"
+        if not callable(self.kernel_init):
+            _checks.fail(TypeError, "kernel_init", rule, repr(self.kernel_init))
+        if self.bias_init is not None and not callable(self.bias_init):
+            _checks.fail(TypeError, "bias_init", rule, repr(self.bias_init))
+
+    def _bias_init(self, features: int) -> Initializer:
+        """For a layer of so many inputs: torch bounds its bias by them, as it does its weights,
+        and an initializer is not told them."""
+        return self.bias_init or functools.partial(_uniform, features=features)
+
+    def _promoted(self, argument: str, value: Any) -> Any:
+        """An input or a parameter in the dtype of the computation."""
+        if self.dtype is None or value is None:
+            return value
+        with _checks.speaking_for(_checks.Caller(type(self).__name__, {})):
+            array = _checks.buffer(argument, value)
+        # A complex one would lose half of itself; the loss refuses it.
+        return array if jnp.iscomplexobj(array) else array.astype(self.dtype)
+
+
+def _check_floating(name: str, dtype: Any) -> None:
+    try:
+        holds = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        holds = False
+    if not holds:
+        _checks.fail(TypeError, name, "be a floating-point dtype", repr(dtype))
 
 
 @dataclasses.dataclass(eq=False)
-class LinearCrossEntropyLoss(Loss):
+class LinearCrossEntropyLoss(LinearLoss):
     """Cross entropy of a linear layer's outputs without the logits, as
     torch.nn.LinearCrossEntropyLoss; see `jaxloss.functional.linear_cross_entropy`.
 
     The layer is the module's own: `linear.weight` of shape (C·d1·…·dK, in_features) and
     `linear.bias`, laid out and initialised as torch's. For an embedding tied to the output call
-    the function with its table.
+    the function with its table. The kernel of Flax's Dense or Linear is (in_features, classes):
+    load its `.T`, also where a square one would go in as it is.
 
     Args:
       in_features: size of each input.
@@ -948,11 +1009,20 @@ class LinearCrossEntropyLoss(Loss):
       ignore_index: the class index of targets that do not take part, -100 by default.
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
       chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
+      dtype: of the computation, to which inputs and parameters are promoted; by default that of
+        the inputs and the parameters. Sums are in float32 at least.
+      param_dtype: of the parameters.
+      kernel_init: initializer of `linear.weight`, called with a key, a shape and `param_dtype`; by default
+        torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so that the
+        fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
+        `with_partitioning` it says how the parameter is sharded.
+      bias_init: likewise of `linear.bias`, called with the shape (outputs,).
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
       ValueError: the reduction is unknown, a size is negative or no integer, `weight` has another
         shape, or `label_smoothing` is not in [0, 1]. A call raises what the function raises.
+      TypeError: a dtype is not floating-point, or an initializer not callable.
 
     Example:
       >>> import jax
@@ -978,15 +1048,20 @@ class LinearCrossEntropyLoss(Loss):
     ignore_index: int | None = None
     label_smoothing: float = 0.0
     chunk_size: int | None = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = torch_init
+    bias_init: Initializer | None = None
 
     def _check(self) -> None:
         super()._check()
+        self._check_layers()
         _checks.count("in_features", self.in_features, 0)
         _checks.count("num_classes", self.num_classes, 1)
-        wanted = (self.num_classes,)
-        if self.weight is not None and jnp.shape(self.weight) != wanted:
-            _checks.fail(ValueError, "weight", f"have shape {wanted}", jnp.shape(self.weight))
-        _checks.FRACTION.check_concrete("label_smoothing", self.label_smoothing)
+        wanted, weight = (self.num_classes,), value_of(self.weight)
+        if weight is not None and jnp.shape(weight) != wanted:
+            _checks.fail(ValueError, "weight", f"have shape {wanted}", jnp.shape(weight))
+        _checks.FRACTION.check_concrete("label_smoothing", value_of(self.label_smoothing))
 
     def _outputs(self) -> int:
         return math.prod(self.out_features, start=self.num_classes)
@@ -995,15 +1070,16 @@ class LinearCrossEntropyLoss(Loss):
         self, weight: jax.Array, bias: jax.Array | None, input: ArrayLike, target: ArrayLike
     ) -> jax.Array:
         shape = self.num_classes, *self.out_features
+        weight, bias = self._promoted("linear.weight", weight), self._promoted("linear.bias", bias)
         return F.linear_cross_entropy(
-            input,
+            self._promoted("input", input),
             weight.reshape(*shape, self.in_features),
             target,
             linear_bias=None if bias is None else bias.reshape(shape),
-            weight=_array(self.weight),
+            weight=value_of(self.weight),
             reduction=self.reduction,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
+            ignore_index=value_of(self.ignore_index),
+            label_smoothing=value_of(self.label_smoothing),
             chunk_size=self.chunk_size,
         )
 
@@ -1016,7 +1092,7 @@ class AdaptiveOutput(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class AdaptiveLogSoftmaxWithLoss(Loss):
+class AdaptiveLogSoftmaxWithLoss(LinearLoss):
     """Adaptive softmax with its loss, as torch.nn.AdaptiveLogSoftmaxWithLoss; see
     `jaxloss.adaptive_softmax_cross_entropy`.
 
@@ -1032,12 +1108,21 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
       cutoffs: the first class of each cluster, increasing, in [1, n_classes - 1].
       div_value: each cluster has so many times fewer features than what comes before it.
       head_bias: whether the head has a bias.
+      dtype: of the computation, to which inputs and parameters are promoted; by default that of
+        the inputs and the parameters. Sums are in float32 at least.
+      param_dtype: of the parameters.
+      kernel_init: initializer of all weights, called with a key, a shape and `param_dtype`; by default
+        torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so that the
+        fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
+        `with_partitioning` it says how the parameter is sharded.
+      bias_init: likewise of the head's bias, called with the shape (outputs,).
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
       ValueError: a size is too small or no integer, `cutoffs` are no increasing integers in
         [1, n_classes - 1], `div_value` is not positive, or it leaves a cluster without features. A
         call raises what `jaxloss.adaptive_softmax_cross_entropy` raises.
+      TypeError: a dtype is not floating-point, or an initializer not callable.
 
     Example:
       >>> import jax.numpy as jnp
@@ -1068,8 +1153,14 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
     cutoffs: Sequence[int]
     div_value: float = 4.0
     head_bias: bool = False
+    _: dataclasses.KW_ONLY
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = torch_init
+    bias_init: Initializer | None = None
 
     def _check(self) -> None:
+        self._check_layers()
         _checks.count("in_features", self.in_features, 1)
         _checks.count("n_classes", self.n_classes, 2)
         try:
@@ -1104,18 +1195,19 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
         """Those of `jaxloss.adaptive_log_softmax`, by name."""
         layers: Any = self  # Flax's, which are made of `_layers`.
         bias = layers.head.bias
-        return {
+        parameters = {
             "head": layers.head.weight[...],
             "tail": [(first.weight[...], second.weight[...]) for first, second in layers.tail],
             "head_bias": None if bias is None else bias[...],
         }
+        return jax.tree.map(functools.partial(self._promoted, "parameters"), parameters)
 
     def __call__(self, input_: ArrayLike, target_: ArrayLike) -> AdaptiveOutput:
-        return _adaptive_output(input_, target_, self._parameters())
+        return _adaptive_output(self._promoted("input_", input_), target_, self._parameters())
 
     def log_prob(self, input: ArrayLike) -> jax.Array:
         """Log probabilities of all classes, (N, n_classes)."""
-        return _adaptive_log_prob(input, self._parameters())
+        return _adaptive_log_prob(self._promoted("input", input), self._parameters())
 
     def predict(self, input: ArrayLike) -> jax.Array:
         """The most probable class of each input, (N,)."""

@@ -1,30 +1,97 @@
 """torch.nn's losses as Flax Linen modules.
 
-`weight` and `pos_weight` are constant fields. Modules that hold equal arrays are equal and hash
-alike, so that `nn.jit` and its kin can tell them apart.
+`weight` and `pos_weight` are constant fields, as is a hyper-parameter that is given as an array.
+Modules that hold equal arrays are equal and hash alike, so that `nn.jit` and its kin can tell them
+apart. An array that a compiled program computes is equal to itself alone: a module made of it
+belongs to that program, as the array does.
 """
 
-from typing import Any
+import functools
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
+import jax.core
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxloss import _modules as _m
 
 
-class _Loss(nn.Module):
+class _Constant:
+    """An array that hashes and compares by its content, as Linen wants of every field."""
+
+    def __init__(self, array: jax.Array):
+        self._array = array
+
+    def get_value(self) -> jax.Array:
+        return self._array
+
+    def _key(self) -> Hashable:
+        if isinstance(self._array, jax.core.Tracer):
+            return id(self._array)  # Its content is not known yet.
+        return self._array.shape, str(self._array.dtype), np.asarray(self._array).tobytes()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constant) and self._key() == other._key()
+
+    # To a reader of the field it is the array.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._array.ndim
+
+    def __getitem__(self, key: Any) -> jax.Array:
+        return self._array[key]
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    # Linen takes what can be iterated for a container of fields, which a number is not. Iterating
+    # by index would never end, for JAX clamps it.
+    __iter__ = None
+
+    def __float__(self) -> float:
+        return float(self._array)
+
+    def __jax_array__(self) -> jax.Array:
+        return self._array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._array, dtype)
+
+    def __repr__(self) -> str:
+        return repr(self._array)
+
+
+class _Fields:
+    """Keeps arrays in the fields as constants. No module itself, or Linen would wrap the method."""
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in _m.BUFFERS | _m.NUMBERS and isinstance(value, jax.Array):
+                value = _Constant(value)
+            super().__setattr__(name, value)
+
+
+class _Loss(_Fields, nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         for method in {"__call__", "log_prob", "predict"} & {*dir(cls)}:
             setattr(cls, method, getattr(cls, method))  # Linen wraps what the class itself defines.
         super().__init_subclass__(**kwargs)
-
-    def __post_init__(self) -> None:
-        for buffer in ("weight", "pos_weight"):
-            array = getattr(self, buffer, None)
-            if array is not None:
-                setattr(self, buffer, _m.Constant(array))
-        super().__post_init__()
 
 
 class L1Loss(_m.L1Loss, _Loss):
@@ -121,20 +188,24 @@ class _Linear(nn.Module):
     in_features: int
     out_features: int
     use_bias: bool
+    param_dtype: Any
+    kernel_init: _m.Initializer
+    bias_init: _m.Initializer
 
     def setup(self) -> None:
-        shape = self.out_features, self.in_features
-        self.weight = self.param("weight", _m.linear_init, shape, self.in_features)
-        self.bias = (
-            self.param("bias", _m.linear_init, shape[:1], self.in_features)
-            if self.use_bias
-            else None
-        )
+        shape, dtype = (self.out_features, self.in_features), self.param_dtype
+        self.weight = self.param("weight", self.kernel_init, shape, dtype)
+        self.bias = self.param("bias", self.bias_init, shape[:1], dtype) if self.use_bias else None
+
+
+def _linear(loss: _m.LinearLoss, features: int, outputs: int, bias: bool) -> _Linear:
+    init = loss._bias_init(features)
+    return _Linear(features, outputs, bias, loss.param_dtype, loss.kernel_init, init)
 
 
 class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
     def setup(self) -> None:
-        self.linear = _Linear(self.in_features, self._outputs(), self.bias)
+        self.linear = _linear(self, self.in_features, self._outputs(), self.bias)
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> jax.Array:
         return self._loss(self.linear.weight, self.linear.bias, input, target)
@@ -142,4 +213,4 @@ class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
 
 class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
     def setup(self) -> None:
-        self.head, self.tail = self._layers(_Linear)
+        self.head, self.tail = self._layers(functools.partial(_linear, self))

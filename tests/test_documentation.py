@@ -119,7 +119,10 @@ def test_documentation_of_a_function(door, name):
     check(function.__doc__, SECTIONS, inspect.signature(function).parameters)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in public(jaxloss.nnx)])
+CLASSES = [name for name, _ in public(jaxloss.linen)]
+
+
+@pytest.mark.parametrize("name", CLASSES)
 def test_documentation_of_a_class(name):
     plain = getattr(_modules, name)
     flax = [getattr(door, name) for door in (jaxloss.nnx, jaxloss.linen)]
@@ -134,4 +137,5 @@ def test_documentation_of_a_class(name):
 def test_every_public_name_is_checked():
     assert len(public(jaxloss)) > 25
     assert len(public(jaxloss.functional)) > 20
-    assert [n for n, _ in public(jaxloss.nnx)] == [n for n, _ in public(jaxloss.linen)]
+    assert [name for name, _ in public(jaxloss.nnx)] == ["Buffer", *CLASSES]
+    check(jaxloss.nnx.Buffer.__doc__, ["Args", "Example", "Source"], ["value"])

@@ -63,7 +63,9 @@ def linear_softmax_cross_entropy(
 
     Args:
       inputs: floating-point array (..., D), features.
-      kernel: (C, D), one row of weights per class: the table of a tied embedding as it is.
+      kernel: (C, D), one row of weights per class: the table of a tied embedding as it is. That
+        of Flax's Dense or Linear is (D, C): give its `.T`. Where C = D nothing tells the two
+        apart, and the loss without `.T` is another one.
       labels: class indices, integer (...), or class probabilities, floating-point (..., C).
       bias: (C,).
       where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.

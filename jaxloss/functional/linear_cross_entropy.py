@@ -46,7 +46,8 @@ def linear_cross_entropy(
 
     Args:
       input: features, floating-point, (in) or (N, in).
-      linear_weight: (C, in), or (C, d1, …, dK, in), which needs a batched input.
+      linear_weight: (C, in), or (C, d1, …, dK, in), which needs a batched input. The kernel of
+        Flax's Dense or Linear is (in, C): give its `.T`, also where C = in hides the difference.
       target: class indices, integer, (), (N) or (N, d1, …, dK); or class probabilities,
         floating-point, (C), (N, C) or (N, C, d1, …, dK).
       linear_bias: linear_weight's shape without `in`.
