@@ -1122,7 +1122,11 @@ class AdaptiveLogSoftmaxWithLoss(Loss):
         return jnp.argmax(self.log_prob(input), -1)
 
 
-@public(name="AdaptiveLogSoftmaxWithLoss", names={"inputs": "input_", "labels": "target_"})
+@public(
+    labels=("target",),
+    name="AdaptiveLogSoftmaxWithLoss",
+    names={"inputs": "input_", "labels": "target_"},
+)
 def _adaptive_output(
     input: ArrayLike, target: ArrayLike, parameters: dict[str, Any]
 ) -> AdaptiveOutput:

@@ -110,7 +110,7 @@ def margin_ranking_loss(
     return _numerics.hinge(margin - targets * (scores1 - scores2))
 
 
-@public(static=("p", "axis"))
+@public(static=("p", "axis"), labels=("labels",))
 def multi_margin_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -189,7 +189,7 @@ def _hinges_jvp(p, axes, primals, tangents):
     return _hinges(*primals, p, axes), tangent
 
 
-@public(static=("axis",))
+@public(static=("axis",), labels=("labels",))
 def multilabel_margin_loss(scores: ArrayLike, labels: ArrayLike, *, axis: int = -1) -> jax.Array:
     """Multi-label margin loss: every label's score above every other class's by 1.
 

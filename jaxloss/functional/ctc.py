@@ -80,6 +80,7 @@ def ctc_loss(
 
 @torch_function(
     static=("blank", "zero_infinity"),
+    labels=("targets", "input_lengths", "target_lengths"),
     names={"labels": "targets", "targets": "targets", "log_probs": "log_probs"},
     name="ctc_loss",
 )
@@ -149,7 +150,7 @@ def _lengths(lengths) -> Any:
 def _padded(targets, target_lengths, examples):
     """Targets that stand one behind the other as rows of the longest length that is known."""
     with _checks.speaking_for(_CALLER):
-        targets = _checks.labels("targets", targets, jnp.shape(targets))
+        targets = _checks.labels("targets", targets, np.shape(targets))
         lengths = _checks.labels("target_lengths", _lengths(target_lengths), (examples,))
         longest = targets.size
         if not isinstance(target_lengths, jax.core.Tracer):

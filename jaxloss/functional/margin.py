@@ -95,7 +95,7 @@ def margin_ranking_loss(
     return reduced(core.margin_ranking_loss(input1, input2, target, margin=margin), reduction)
 
 
-@torch_function(static=("p",))
+@torch_function(static=("p",), labels=("target",))
 def multi_margin_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -144,7 +144,7 @@ def multi_margin_loss(
     return reduced(losses, reduction)
 
 
-@torch_function()
+@torch_function(labels=("target",))
 def multilabel_margin_loss(
     input: ArrayLike,
     target: ArrayLike,
