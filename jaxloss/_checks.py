@@ -11,8 +11,11 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import checkify
 from jax.typing import ArrayLike
+
+from jaxloss import _host
 
 Axis = int | tuple[int, ...] | None
 Shaped = jax.Array | jax.ShapeDtypeStruct
@@ -67,11 +70,17 @@ def fail_for_type(argument: str, expectation: str, value: object) -> NoReturn:
     """A TypeError for something that is no array and no number."""
     kind = type(value)
     got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    if hasattr(value, "__array__"):
+    if isinstance(value, np.ndarray):
+        expectation, got = f"{expectation} of numbers", f"{got} of dtype {value.dtype}"
+    elif hasattr(value, "__array__"):
         expectation += " of JAX or numpy"  # Another library's, which has to be converted.
     if isinstance(value, list | tuple):
         got = f"a {got} that does not make one"
     fail(TypeError, argument, expectation, got)
+
+
+def fail_for_complex(argument: str, value: object) -> NoReturn:
+    fail(TypeError, argument, "be real", getattr(value, "dtype", value))
 
 
 def refuse_what_is_no_array(arguments: Mapping[str, tuple[Any, str]], single: set[str]) -> None:
@@ -105,8 +114,9 @@ class Domain:
     holds: Callable[[Any], Any]
 
     def check_concrete(self, argument: str, value: object) -> None:
-        """An error at once for a plain Python number."""
-        if isinstance(value, int | float) and not self.holds(value):
+        """An error at once for a number that is known."""
+        number = _host.number(value)
+        if number is not None and not self.holds(number):
             fail(ValueError, argument, f"be {self.words}", value)
 
     def check_traced(self, argument: str, value: ArrayLike) -> None:
@@ -137,7 +147,7 @@ def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]
     ±1 targets do. Half precision is for storage: it is widened to float32 here, and autodiff of
     that conversion brings the gradient back in the dtype that came in.
     """
-    given = {name: _array(name, value) for name, value in values.items()}
+    given = {name: array(name, value) for name, value in values.items()}
     kind = jnp.inexact if complex_too else jnp.floating
     wanted = "floating-point or complex" if complex_too else "floating-point"
     for position, (name, value) in enumerate(given.items()):
@@ -156,9 +166,9 @@ def follower(name: str, value: ArrayLike | None, like: jax.Array) -> jax.Array |
 def _following(
     name: str, value: ArrayLike, like: jax.Array, expectation: str = "be an array"
 ) -> jax.Array:
-    value = _array(name, value, expectation)
+    value = array(name, value, expectation)
     if jnp.iscomplexobj(value):
-        fail(TypeError, name, "be real", value.dtype)
+        fail_for_complex(name, value)
     return value.astype(like.real.dtype)
 
 
@@ -166,7 +176,7 @@ def buffer(name: str, value: Any) -> jax.Array:
     """An array to keep, of what a call would take as one."""
     if not all(_abstract(lambda x: x, leaf) for leaf in jax.tree.leaves(value)):
         fail_for_type(name, "be an array", value)
-    return _array(name, value)
+    return array(name, value)
 
 
 def count(name: str, value: Any, least: int) -> None:
@@ -179,10 +189,10 @@ def count(name: str, value: Any, least: int) -> None:
         fail(ValueError, name, f"be an integer of {least} or more", repr(value))
 
 
-def _array(name: str, value: ArrayLike | None, expectation: str = "be an array") -> jax.Array:
+def array(name: str, value: ArrayLike | None, expectation: str = "be an array") -> jax.Array:
     try:
         if value is not None:
-            return jnp.asarray(value)
+            return jnp.asarray(_host.listed(value))
     except (TypeError, ValueError):
         pass
     fail_for_type(name, expectation, value)
@@ -242,13 +252,16 @@ def mask(where: ArrayLike | None, name: str, like: Shaped) -> jax.Array | None:
     """`where` in numpy's one meaning: boolean, the rank of `like`, broadcastable to it."""
     if where is None:
         return None
-    where = _array("where", where)
+    where = array("where", where)
     if where.dtype != bool:
-        fail(TypeError, "where", "be a boolean array", where.dtype)
+        hint = "write `mask > 0`, or pass `weights=` to `reduce`"
+        fail(TypeError, "where", "be a boolean array", f"{where.dtype}: {hint}")
     if not _fits(where, like, same_rank=True):
         rule = f"have the rank of {_known_as(name)} and broadcast to its shape {like.shape}"
         got = str(where.shape)
-        if where.ndim < like.ndim and where.shape == like.shape[: where.ndim]:
+        if not where.ndim:
+            got += ": leave it out where everything takes part"
+        elif where.ndim < like.ndim and where.shape == like.shape[: where.ndim]:
             got += f": write `where[{', '.join(['...', *['None'] * (like.ndim - where.ndim)])}]`"
         fail(ValueError, "where", rule, got)
     return where
@@ -268,17 +281,24 @@ def axes(axis: Axis, like: Shaped, name: str) -> tuple[int, ...]:
     return found
 
 
-def labels(name: str, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+def labels(name: str, value: ArrayLike, shape: tuple[int, ...], hint: str = "") -> jax.Array:
     """Integer labels of the given shape, in a signed dtype that can also count the classes."""
-    value = _array(name, value)
+    value = _host.integers(value)
+    value = array(name, _host.narrowed({name: value}).get(name, value))
     if not jnp.issubdtype(value.dtype, jnp.integer):
         fail(TypeError, name, "be an array of integers", value.dtype)
     if value.shape != shape:
-        fail(ValueError, name, f"have shape {shape}", value.shape)
-    return value.astype(jnp.int64 if value.dtype.itemsize == 8 else jnp.int32)
+        fail(ValueError, name, f"have shape {shape}", f"{value.shape}{hint}")
+    signed = jnp.int64 if value.dtype.itemsize == 8 else jnp.int32
+    if jnp.issubdtype(value.dtype, jnp.unsignedinteger) and value.dtype.itemsize >= 4:
+        value = jnp.minimum(value, jnp.iinfo(signed).max)  # What is larger is no class either.
+    return value.astype(signed)
 
 
 def one_of(name: str, value: object, allowed: tuple[Any, ...]) -> None:
+    value = _host.python(value)
+    if isinstance(value, complex):  # Which may equal a real number.
+        fail_for_complex(name, value)
     if value not in allowed:
         listed = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
         fail(ValueError, name, f"be {listed}", repr(value))

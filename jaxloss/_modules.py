@@ -1012,11 +1012,11 @@ class LinearCrossEntropyLoss(LinearLoss):
       dtype: of the computation, to which inputs and parameters are promoted; by default that of
         the inputs and the parameters. Sums are in float32 at least.
       param_dtype: of the parameters.
-      kernel_init: initializer of `linear.weight`, called with a key, a shape and `param_dtype`; by default
-        torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so that the
-        fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
+      kernel_init: initializer of `linear.weight`, called with a key, a shape and `param_dtype`;
+        by default torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so
+        that the fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
         `with_partitioning` it says how the parameter is sharded.
-      bias_init: likewise of `linear.bias`, called with the shape (outputs,).
+      bias_init: likewise of `linear.bias`, called with the shape (outputs,), by default torch's.
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
@@ -1111,11 +1111,11 @@ class AdaptiveLogSoftmaxWithLoss(LinearLoss):
       dtype: of the computation, to which inputs and parameters are promoted; by default that of
         the inputs and the parameters. Sums are in float32 at least.
       param_dtype: of the parameters.
-      kernel_init: initializer of all weights, called with a key, a shape and `param_dtype`; by default
-        torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so that the
-        fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
+      kernel_init: initializer of all weights, called with a key, a shape and `param_dtype`;
+        by default torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so
+        that the fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
         `with_partitioning` it says how the parameter is sharded.
-      bias_init: likewise of the head's bias, called with the shape (outputs,).
+      bias_init: likewise of the head's bias, called with the shape (outputs,), by default torch's.
       rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
 
     Raises:
@@ -1214,7 +1214,11 @@ class AdaptiveLogSoftmaxWithLoss(LinearLoss):
         return jnp.argmax(self.log_prob(input), -1)
 
 
-@public(name="AdaptiveLogSoftmaxWithLoss", names={"inputs": "input_", "labels": "target_"})
+@public(
+    labels=("target",),
+    name="AdaptiveLogSoftmaxWithLoss",
+    names={"inputs": "input_", "labels": "target_"},
+)
 def _adaptive_output(
     input: ArrayLike, target: ArrayLike, parameters: dict[str, Any]
 ) -> AdaptiveOutput:

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import jax
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-from jaxloss import _checks
+from jaxloss import _checks, _host
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,8 +21,9 @@ R = TypeVar("R")
 def public(
     *,
     static: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (),
     domain: Mapping[str, _checks.Domain] | None = None,
-    absent_at_zero: tuple[str, ...] = (),
+    absent_at_default: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -32,9 +34,11 @@ def public(
 
     Args:
       static: arguments that shape the computation; the others may be traced.
-      domain: the values that hyper-parameters may take; a Python number outside is a ValueError
-        at the call, a traced one an error under checkify.
-      absent_at_zero: hyper-parameters whose term a Python 0 leaves out of the compiled program.
+      labels: integers that point at classes. One too large for JAX points at none, where among
+        other arguments it is converted to a float.
+      domain: the values that hyper-parameters may take; a number outside is a ValueError at the
+        call, a traced one an error under checkify.
+      absent_at_default: hyper-parameters whose term the default leaves out of the compiled program.
       names: this function's names for the arguments of the functions it calls.
       name: the name in errors, where it is not the function's own.
     """
@@ -44,55 +48,91 @@ def public(
         caller = _checks.Caller(name or fun.__name__, names or {})
         signature = inspect.signature(fun)
         parameters = signature.parameters
-        positions = {arg: i for i, arg in enumerate(parameters)}
-        positions = {arg: positions[arg] for arg in (*domain, *static)}
+        places = [a for a, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        convert = {a: converter(p, static, labels) for a, p in parameters.items()}
+        # Arguments that are numbers, which are looked at where they are known.
+        powers = [a for a in static if parameters[a].annotation in ("int", "float")]
+        numbers = [*dict.fromkeys((*domain, *absent_at_default, *powers))]
+        no_numbers = convert.keys() - set(numbers)
+        settled = min([len(places), *(places.index(a) for a in numbers if a in places)])
         required = [
             a for a, p in parameters.items() if p.default is p.empty and p.annotation == "ArrayLike"
         ]
 
         flags = [a for a in static if parameters[a].annotation == "bool"]
 
-        def given(argument: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-            """The value passed for `argument`; None stands for the default, which is sound."""
-            position = positions[argument]
-            return args[position] if position < len(args) else kwargs.get(argument)
+        def refuse(args: tuple, kwargs: dict[str, Any]) -> NoReturn:
+            """Lets Python refuse, in its own words, what the signature does not take."""
+            try:
+                fun(*args, **kwargs)
+            except TypeError as error:
+                hint = ""
+                if "reduction" in kwargs and "reduction" not in parameters:
+                    hint = "; it returns one loss per example, which `jaxloss.reduce` reduces"
+                raise TypeError(f"{error}{hint}") from None
+            raise AssertionError("Called with what does not fit its signature.")
+
+        def prepare(args: tuple, kwargs: dict[str, Any], is_direct: bool) -> Any:
+            """The arguments as JAX takes them, after a look at the numbers that are known."""
+            passed = dict(zip(places, args, strict=False))
+            if len(args) > len(places) or not passed.keys().isdisjoint(kwargs):
+                refuse(args, kwargs)
+            passed |= kwargs
+            if not passed.keys() <= convert.keys():
+                refuse(args, kwargs)
+            for argument, value in passed.items():
+                if type(value) not in _host.PLAIN:
+                    passed[argument] = convert[argument](value)
+            given = {a: passed[a] for a in labels if type(passed.get(a)) not in _host.PLAIN}
+            if given:
+                passed |= _host.narrowed(given)
+            for argument in numbers:
+                if argument not in passed:
+                    continue
+                # In a trace an array may be what checkify was called with, and is checkify's.
+                number = _host.number(passed[argument], read=is_direct)
+                if argument in absent_at_default and number == parameters[argument].default:
+                    del passed[argument]
+                elif number is None and np.iscomplexobj(passed[argument]):
+                    with _checks.speaking_for(caller):
+                        _checks.fail_for_complex(argument, passed[argument])
+                elif argument in domain and not (number is None or domain[argument].holds(number)):
+                    with _checks.speaking_for(caller):
+                        domain[argument].check_concrete(argument, number)
+            return tuple(passed.pop(argument) for argument in places[: len(args)]), passed
 
         def explain(args: tuple, kwargs: dict[str, Any]) -> None:
             """Raises in this function's words what JAX said in its own, as far as it is known."""
-            try:
-                bound = signature.bind(*args, **kwargs).arguments
-            except TypeError:
-                return  # Python's words for a wrong call are good.
-            for argument in (argument for argument in static if argument in bound):
+            passed = dict(zip(places, args, strict=False)) | kwargs
+            for argument in (argument for argument in static if argument in passed):
                 rule = "be a Python value, for it shapes the computation"
-                if isinstance(bound[argument], jax.Array):
+                if isinstance(passed[argument], jax.Array):
                     _checks.fail(TypeError, argument, rule, "an array")
-                if bound[argument].__hash__ is None:
+                if passed[argument].__hash__ is None:
                     rule = "be hashable, for it shapes the computation"
-                    _checks.fail(TypeError, argument, rule, repr(bound[argument]))
+                    _checks.fail(TypeError, argument, rule, repr(passed[argument]))
             _checks.refuse_what_is_no_array(
                 {
                     argument: (value, expectation(parameters[argument]))
-                    for argument, value in bound.items()
+                    for argument, value in passed.items()
                     if value is not None and argument not in static
                 },
-                {argument for argument in bound if is_array(parameters[argument])},
+                {argument for argument in passed if is_array(parameters[argument])},
             )
 
         def program(caller: _checks.Caller) -> Callable[P, R]:
             @functools.wraps(fun)
             def traced(*args: P.args, **kwargs: P.kwargs) -> R:
                 with _checks.speaking_for(caller):
-                    passed = dict(zip(parameters, args, strict=False)) | kwargs
+                    passed: dict[str, Any] = dict(zip(places, args, strict=False)) | kwargs
                     for argument in required:
                         if argument in passed and passed[argument] is None:
                             _checks.fail_for_type(argument, "be an array", None)
                     for argument in flags:
                         _checks.one_of(argument, passed.get(argument, False), (False, True))
                     for argument, rule in domain.items():
-                        value = given(argument, args, kwargs)
-                        if value is not None:
-                            rule.check_traced(argument, value)
+                        if passed.get(argument) is not None:
+                            rule.check_traced(argument, passed[argument])
                     return fun(*args, **kwargs)
 
             return jax.jit(traced, static_argnames=static)
@@ -105,16 +145,18 @@ def public(
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if _checks.is_nested():
                 return fun(*args, **kwargs)
-            for argument in absent_at_zero:
-                if is_absent(kwargs.get(argument)):
-                    del kwargs[argument]
-            for argument, rule in domain.items():
-                value = given(argument, args, kwargs)
-                if isinstance(value, int | float):
-                    with _checks.speaking_for(caller):
-                        rule.check_concrete(argument, value)
+            is_direct = _is_direct()
+            plain = (
+                len(args) <= settled
+                and _host.PLAIN.issuperset(map(type, args))
+                and _host.PLAIN.issuperset(map(type, kwargs.values()))
+                and no_numbers.issuperset(kwargs)
+                and kwargs.keys().isdisjoint(places[: len(args)])
+            )
+            if not plain:
+                args, kwargs = prepare(args, kwargs, is_direct)
             try:
-                return (direct if _is_direct() else compiled)(*args, **kwargs)
+                return (direct if is_direct else compiled)(*args, **kwargs)
             except (TypeError, ValueError) as error:
                 if not str(error).startswith(f"{caller.function}: `"):
                     with _checks.speaking_for(caller):
@@ -124,6 +166,17 @@ def public(
         return call
 
     return decorate
+
+
+def converter(
+    parameter: inspect.Parameter, static: tuple[str, ...], labels: tuple[str, ...]
+) -> Callable[[Any], Any]:
+    """What becomes of an argument before it is compiled for."""
+    if parameter.name in static:
+        return _host.python
+    if parameter.name in labels:
+        return _host.integers
+    return _host.array if is_array(parameter) else lambda value: value
 
 
 def is_array(parameter: inspect.Parameter) -> bool:
@@ -145,5 +198,5 @@ def _is_direct() -> bool:
 
 
 def is_absent(value: object) -> bool:
-    """Whether a hyper-parameter listed in `absent_at_zero` leaves its term out."""
+    """Whether a hyper-parameter listed in `absent_at_default` leaves its term out."""
     return isinstance(value, int | float) and value == 0

@@ -63,6 +63,25 @@ STATIC = [
         TypeError,
         "mse_loss: `target` must be an array, got a list that does not make one",
     ),
+    *(
+        (
+            lambda array=array: F.mse_loss(X, array),
+            TypeError,
+            "mse_loss: `target` must be an array of numbers, got numpy.ndarray of dtype "
+            f"{array.dtype}",
+        )
+        for array in (
+            np.array([1, None]),
+            np.ones((2, 3), object),
+            np.array(["a"]),
+            np.array(["2020"], "datetime64[Y]"),
+        )
+    ),
+    (
+        lambda: F.mse_loss(X, [["a"], [1.0]]),
+        TypeError,
+        "mse_loss: `target` must be an array, got str",
+    ),
     (
         lambda: jaxloss.huber_loss(X, X, delta="1"),
         TypeError,
@@ -78,6 +97,46 @@ STATIC = [
         ValueError,
         "softmax_cross_entropy: `where` must have the rank of `logits` and broadcast to its shape "
         "(2, 3), got (2,): write `where[..., None]`",
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy(X, X, where=True),
+        ValueError,
+        "softmax_cross_entropy: `where` must have the rank of `logits` and broadcast to its shape "
+        "(2, 3), got (): leave it out where everything takes part",
+    ),
+    *(
+        (
+            lambda mask=mask: jaxloss.softmax_cross_entropy(X, X, where=mask),
+            TypeError,
+            f"softmax_cross_entropy: `where` must be a boolean array, got {mask.dtype}: write "
+            "`mask > 0`, or pass `weights=` to `reduce`",
+        )
+        for mask in (INTEGERS, X)
+    ),
+    *(
+        (
+            lambda function=function: function(jnp.ones((2, 5, 3)), jnp.ones((2, 5), int)),
+            ValueError,
+            f"{function.__name__}: `target` must have shape (2, 3), got (2, 5): the classes stand "
+            "in axis 1, so write `jnp.moveaxis(input, -1, 1)`",
+        )
+        for function in (F.cross_entropy, F.nll_loss)
+    ),
+    (
+        lambda: F.cross_entropy(X, ONE, ignore_index=0),
+        ValueError,
+        "cross_entropy: `ignore_index` must be left at -100 for class probabilities, got another "
+        "class index",
+    ),
+    (
+        lambda: jaxloss.huber_loss(X, X, delta=np.float32(-1)),
+        ValueError,
+        "huber_loss: `delta` must be positive, got -1.0",
+    ),
+    (
+        lambda: F.pairwise_distance(X, X, p=2j),
+        TypeError,
+        "pairwise_distance: `p` must be real, got 2j",
     ),
     (
         lambda: jaxloss.kl_divergence(X, X, axis=[0, 1]),

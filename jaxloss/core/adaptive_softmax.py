@@ -19,7 +19,7 @@ from jaxloss.core.linear_cross_entropy import linear_softmax_cross_entropy, loss
 Tail = Sequence[tuple[ArrayLike, ArrayLike]]
 
 
-@public()
+@public(labels=("labels",))
 def adaptive_softmax_cross_entropy(
     inputs: ArrayLike,
     head: ArrayLike,

@@ -19,8 +19,9 @@ from jaxloss.core._classes import AxisName
 
 @public(
     static=("axis", "axis_name"),
+    labels=("labels",),
     domain={"label_smoothing": _checks.FRACTION},
-    absent_at_zero=("label_smoothing", "z_loss"),
+    absent_at_default=("label_smoothing", "z_loss"),
 )
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
@@ -89,7 +90,7 @@ def softmax_cross_entropy_with_integer_labels(
 @public(
     static=("axis", "axis_name"),
     domain={"label_smoothing": _checks.FRACTION},
-    absent_at_zero=("label_smoothing", "z_loss"),
+    absent_at_default=("label_smoothing", "z_loss"),
 )
 def softmax_cross_entropy(
     logits: ArrayLike,

@@ -19,7 +19,7 @@ from jaxloss.core._paths import Lattice
 from jaxloss.core._scaled import Scaled
 
 
-@public(static=("blank_id",))
+@public(static=("blank_id",), labels=("labels",))
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -73,7 +73,7 @@ def ctc_loss(
     return _batched(lambda s: negative_log_likelihood(s, blank_id, LOGITS), sequences)
 
 
-@public(static=("blank_id",))
+@public(static=("blank_id",), labels=("labels",))
 def ctc_alignment(
     logits: ArrayLike,
     logit_paddings: ArrayLike,

@@ -163,7 +163,8 @@ def pairwise_distance(
     Args:
       x1: floating-point array (..., D).
       x2: array of the same shape.
-      p: the degree of the norm: a Python number, 0, negative and infinite ones included.
+      p: the degree of the norm: a number of Python or numpy, 0, negative and infinite ones
+        included.
       eps: added to every difference, so that equal vectors have a small distance and a gradient.
       axis: the dimension or dimensions of the vectors.
       keepdims: whether `axis` stays as a dimension of size 1.
@@ -221,7 +222,7 @@ def triplet_margin_loss(
       positives: embeddings that should be close to the anchors, in the same shape.
       negatives: embeddings that should be far from them, in the same shape.
       margin: above 0, in the unit of the distance; a number, or one for each triplet.
-      p: the degree of the norm, a Python number.
+      p: the degree of the norm, a number of Python or numpy.
       eps: added to every difference.
       swap: whether a negative closer to the positive than to the anchor counts from there.
       axis: the dimension or dimensions of the vectors.

@@ -14,7 +14,7 @@ from jaxloss._public import public
 from jaxloss.core import _classes
 
 
-@public(static=("axis",))
+@public(static=("axis",), labels=("labels",))
 def negative_log_likelihood(
     log_probs: ArrayLike,
     labels: ArrayLike,

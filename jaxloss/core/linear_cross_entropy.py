@@ -29,8 +29,9 @@ _LEAST = 64
 
 @public(
     static=("chunk_size", "axis_name"),
+    labels=("labels",),
     domain={"label_smoothing": _checks.FRACTION},
-    absent_at_zero=("label_smoothing", "z_loss"),
+    absent_at_default=("label_smoothing", "z_loss"),
 )
 def linear_softmax_cross_entropy(
     inputs: ArrayLike,

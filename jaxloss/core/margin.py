@@ -129,7 +129,7 @@ def margin_ranking_loss(
     return _numerics.kept(where, _numerics.hinge(margin - targets * (scores1 - scores2)))
 
 
-@public(static=("p", "axis"))
+@public(static=("p", "axis"), labels=("labels",))
 def multi_margin_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -221,7 +221,7 @@ def _hinges_jvp(p, axes, primals, tangents):
 _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
 
 
-@public(static=("axis",))
+@public(static=("axis",), labels=("labels",))
 def multilabel_margin_loss(
     scores: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
 ) -> jax.Array:

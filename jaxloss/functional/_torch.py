@@ -46,8 +46,9 @@ NAMES = {
 def torch_function(
     *,
     static: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (),
     domain: Mapping[str, _checks.Domain] | None = None,
-    absent_at_zero: tuple[str, ...] = (),
+    absent_at_default: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -60,8 +61,9 @@ def torch_function(
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
         compiled = public(
             static=("reduction", *static),
+            labels=labels,
             domain=domain,
-            absent_at_zero=absent_at_zero,
+            absent_at_default=absent_at_default,
             names={**NAMES, **(names or {})},
             name=name,
         )(fun)
@@ -131,17 +133,25 @@ def class_targets(
 ) -> ClassTargets:
     (input,) = _checks.arrays(input=input)
     shape = input.shape[:dim] + input.shape[dim + 1 :]
-    labels = _checks.labels("target", target, shape)
-    where = jnp.expand_dims(taking_part(labels, ignore_index), dim)
+    target, hint = _checks.array("target", target), ""
+    if target.shape != shape and target.shape == input.shape[:-1]:
+        hint = f": the classes stand in axis {dim}, so write `jnp.moveaxis(input, -1, {dim})`"
+    labels = _checks.labels("target", target, shape, hint)
+    where = jnp.expand_dims(taking_part(target, ignore_index), dim)
     found = _classes.index(labels, input, (dim,), where, names=("input", "target"))
     return ClassTargets(labels, where, _classes.label_weights(weight, input, found, (dim,)))
 
 
-def taking_part(labels: jax.Array, ignore_index: ArrayLike) -> jax.Array:
-    """Whether each label is another than `ignore_index`."""
+def taking_part(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:
+    """Whether each label, in the dtype in which it came, is another than `ignore_index`."""
     if ignore_index is None:
         _checks.fail(TypeError, "ignore_index", "be an integer", None)
     ignored = jnp.asarray(ignore_index)
     if ignored.ndim or not jnp.issubdtype(ignored.dtype, jnp.integer):
         _checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())
-    return labels != ignored.astype(labels.dtype)
+    if ignored.dtype == target.dtype:
+        return target != ignored
+    # A cast to either's dtype would take one number for another: 2^32 - 1 is not -1.
+    wide = jnp.uint64 if 8 in (target.dtype.itemsize, ignored.dtype.itemsize) else jnp.uint32
+    same_bits = target.astype(wide) == ignored.astype(wide)
+    return ~same_bits | ((target < 0) != (ignored < 0))

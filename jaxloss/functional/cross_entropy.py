@@ -12,7 +12,11 @@ from jaxloss.core import cross_entropy as core
 from jaxloss.functional._torch import class_dimension, class_targets, reduced, torch_function
 
 
-@torch_function(domain={"label_smoothing": _checks.FRACTION}, absent_at_zero=("label_smoothing",))
+@torch_function(
+    labels=("target", "ignore_index"),
+    domain={"label_smoothing": _checks.FRACTION},
+    absent_at_default=("label_smoothing", "ignore_index"),
+)
 def cross_entropy(
     input: ArrayLike,
     target: ArrayLike,
@@ -37,7 +41,8 @@ def cross_entropy(
         floating-point, in the shape of `input`.
       weight: one weight per class, shape (C,).
       size_average: deprecated, see `reduction`.
-      ignore_index: the class index of examples that do not take part.
+      ignore_index: the class index of examples that do not take part; not for class
+        probabilities.
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum". The mean divides by the sum of the targets' weights, and
         for class probabilities by the number of examples.
@@ -49,8 +54,8 @@ def cross_entropy(
     Raises:
       TypeError: `input` is not floating-point, or `target` neither class indices nor
         floating-point probabilities.
-      ValueError: the shapes do not fit, `label_smoothing` is out of range or the reduction is
-        unknown.
+      ValueError: the shapes do not fit, `label_smoothing` is out of range, the reduction is unknown
+        or `ignore_index` is given for class probabilities.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,6 +75,9 @@ def cross_entropy(
         if not jnp.issubdtype(target.dtype, jnp.floating):
             rule = "be floating-point where it has `input`'s shape, as class probabilities"
             _checks.fail(TypeError, "target", rule, target.dtype)
+        if not (isinstance(ignore_index, int) and ignore_index == -100):
+            rule = "be left at -100 for class probabilities"
+            _checks.fail(ValueError, "ignore_index", rule, "another class index")
         losses = core.softmax_cross_entropy(
             input, target, axis=dim, class_weights=weight, label_smoothing=label_smoothing
         )

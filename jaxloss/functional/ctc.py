@@ -83,6 +83,7 @@ def ctc_loss(
 
 @torch_function(
     static=("blank", "zero_infinity"),
+    labels=("targets", "input_lengths", "target_lengths"),
     names={"labels": "targets", "targets": "targets", "log_probs": "log_probs"},
     name="ctc_loss",
 )
@@ -182,7 +183,7 @@ def _rounded_up(size):
 def _padded(targets, lengths, examples):
     """`_rows` in a program, of the longest length that is known."""
     with _checks.speaking_for(_CALLER):
-        targets = _checks.labels("targets", targets, jnp.shape(targets))
+        targets = _checks.labels("targets", targets, np.shape(targets))
         longest, given = targets.size, lengths
         lengths = _checks.labels("target_lengths", lengths, (examples,))
         if _is_known(given):

@@ -12,7 +12,7 @@ from jaxloss.core import likelihood as core
 from jaxloss.functional._torch import class_dimension, class_targets, reduced, torch_function
 
 
-@torch_function()
+@torch_function(labels=("target", "ignore_index"))
 def nll_loss(
     input: ArrayLike,
     target: ArrayLike,

@@ -17,8 +17,9 @@ from jaxloss.functional._torch import reduced, taking_part, torch_function
 
 @torch_function(
     static=("chunk_size",),
+    labels=("target", "ignore_index"),
     domain={"label_smoothing": _checks.FRACTION},
-    absent_at_zero=("label_smoothing",),
+    absent_at_default=("label_smoothing",),
     names={"inputs": "input", "kernel": "linear_weight", "bias": "linear_bias"},
 )
 def linear_cross_entropy(
@@ -102,10 +103,10 @@ def linear_cross_entropy(
             _checks.fail(TypeError, "target", rule, target.dtype)
         if ignore_index is not None:
             rule = "be None for class probabilities"
-            _checks.fail(ValueError, "ignore_index", rule, ignore_index)
+            _checks.fail(ValueError, "ignore_index", rule, "a class index")
     else:
-        target = _checks.labels("target", target, (*batch, *places))
         where = taking_part(target, -100 if ignore_index is None else ignore_index)
+        target = _checks.labels("target", target, (*batch, *places))
 
     def of_one_place(kernel, bias, labels, where):
         rows, shared = core.problem(

@@ -97,7 +97,7 @@ def margin_ranking_loss(
     return reduced(core.margin_ranking_loss(input1, input2, target, margin=margin), reduction)
 
 
-@torch_function(static=("p",))
+@torch_function(static=("p",), labels=("target",))
 def multi_margin_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -153,7 +153,7 @@ def _one_class_at_least(input: ArrayLike) -> jax.Array:
     return scores if scores.ndim else scores[None]
 
 
-@torch_function()
+@torch_function(labels=("target",))
 def multilabel_margin_loss(
     input: ArrayLike,
     target: ArrayLike,

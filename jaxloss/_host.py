@@ -1,0 +1,129 @@
+"""What comes from Python and numpy, as JAX takes it for the same numbers."""
+
+from __future__ import annotations
+
+import decimal
+import fractions
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+# Types of values that JAX takes as they are. That of its own arrays is not public: it is added when
+# the first comes along.
+PLAIN: set[type] = {type(None), str, bool, float}
+
+
+def number(value: object, *, read: bool = True) -> int | float | None:
+    """The Python number that `value` is, of whatever library; None for what is traced or none.
+
+    One of JAX is waited for and read, or None without `read`.
+    """
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, jax.Array):
+        if (
+            not read
+            or isinstance(value, jax.core.Tracer)
+            or value.ndim
+            or not value.is_fully_addressable
+        ):
+            return None
+        value = jax.device_get(value)  # Said aloud, so that a transfer guard lets it pass.
+    value = python(value)
+    return value if isinstance(value, int | float) else None
+
+
+def python(value: Any) -> Any:
+    """A scalar as Python has it, which hashes and compares alike whatever library it is from."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value if value.ndim else value.item()
+    if isinstance(value, fractions.Fraction | decimal.Decimal):
+        return float(value)
+    return value
+
+
+def array(value: Any) -> Any:
+    """What stands for an array of numbers, integers that JAX would wrap as floats."""
+    value = listed(value)
+    if _is_wide(value):
+        return float(value) if isinstance(value, int) else value.astype(float)
+    return value
+
+
+def listed(value: Any) -> Any:
+    """A nested list as the one array it makes, if it makes one; other numbers as Python's."""
+    if isinstance(value, np.ndarray | np.generic | int | float):
+        return value
+    if isinstance(value, jax.Array):
+        if not isinstance(value, jax.core.Tracer):
+            PLAIN.add(type(value))
+        return value
+    if not isinstance(value, list | tuple):
+        return python(value)
+    leaves = jax.tree.leaves(value)
+    try:
+        if any(isinstance(leaf, jax.Array) for leaf in leaves):
+            return jnp.asarray(value)
+        made = np.asarray(value)
+        if leaves and made.dtype.kind in "fO" and all(isinstance(leaf, int) for leaf in leaves):
+            # For numpy too, they are too large or too far apart for one dtype of integers.
+            made = np.asarray(value, object)
+            dtype = np.uint64 if made.min() >= 0 else np.int64
+            made = np.clip(made, *_limits(np.dtype(dtype))).astype(dtype)
+    except (TypeError, ValueError):
+        return value
+    return value if made.dtype.kind in "OSUMm" else made  # Which is no array of numbers.
+
+
+def integers(value: Any) -> Any:
+    """What stands for labels or lengths; of no numbers at all numpy would make floats."""
+    made = listed(value)
+    if made is not value and isinstance(made, np.ndarray) and not made.size:
+        return made.astype(np.int32)
+    return made
+
+
+def narrowed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the integers that JAX would wrap, as integers that it takes.
+
+    They are equal where they were equal, also between arguments, and where they were no class they
+    are none now.
+    """
+    wide = {name: np.asarray(x, object) for name, x in given.items() if _is_wide(x)}
+    if not wide:
+        return {}
+    signed, unsigned = (jax.dtypes.canonicalize_dtype(t) for t in (np.int64, np.uint64))
+    if all(x.min() >= 0 and x.max() <= _limits(unsigned)[1] for x in wide.values()):
+        return {name: x.astype(unsigned) for name, x in wide.items()}
+    low, high = _limits(signed)
+    beyond = {n for x in wide.values() for n in x.flat if not low <= n <= high}
+    taken = {n: high - 1 - i if n > 0 else low + 1 + i for i, n in enumerate(sorted(beyond))}
+    return {
+        name: np.array([taken.get(n, n) for n in x.flat], signed).reshape(x.shape)
+        for name, x in wide.items()
+    }
+
+
+@functools.cache  # Asking numpy takes longer than all that is done with the answer.
+def _limits(dtype: np.dtype) -> tuple[int, int]:
+    found = np.iinfo(dtype)
+    return int(found.min), int(found.max)
+
+
+def _is_wide(value: Any) -> bool:
+    """Whether some of these integers are beyond the signed ones of JAX, 32 bits without x64."""
+    if isinstance(value, int):
+        least = most = value
+    elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iu":
+        if value.dtype.itemsize < 8 or not value.size:
+            return False
+        least, most = int(value.min()), int(value.max())
+    else:
+        return False
+    low, high = _limits(jax.dtypes.canonicalize_dtype(np.int64))
+    return least < low or most > high
