@@ -19,7 +19,8 @@ ROOT = pathlib.Path(str(jaxloss.__file__)).parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(ROOT)], "jaxloss.")]
 # A module may import only from layers before its own.
 LAYERS = [
-    ("_checks", "_numerics"),
+    ("_host", "_numerics"),
+    ("_checks",),
     ("_public",),
     ("_reduction",),
     ("core",),
