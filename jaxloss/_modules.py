@@ -48,6 +48,11 @@ def _arguments(cls: type) -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(plain))
 
 
+def data_fields(cls: type) -> frozenset[str]:
+    """Those of torch's arguments that may be arrays; a name that a user adds is the user's own."""
+    return _arguments(cls) & (BUFFERS | NUMBERS)
+
+
 def _settled(name: str, value: Any) -> Any:
     """What a module keeps of an argument: data as one array, everything else as Python values."""
     if name in BUFFERS:

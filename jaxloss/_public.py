@@ -93,7 +93,7 @@ def public(
                 number = _host.number(passed[argument], read=is_direct)
                 if argument in absent_at_default and number == parameters[argument].default:
                     del passed[argument]
-                elif number is None and np.iscomplexobj(passed[argument]):
+                elif number is None and _is_complex(passed[argument]):
                     with _checks.speaking_for(caller):
                         _checks.fail_for_complex(argument, passed[argument])
                 elif argument in domain and not (number is None or domain[argument].holds(number)):
@@ -195,6 +195,10 @@ _OUTSIDE = get_opaque_trace_state()
 def _is_direct() -> bool:
     """Whether the call is from outside of every transformation."""
     return get_opaque_trace_state() == _OUTSIDE
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, complex) or (hasattr(value, "dtype") and np.iscomplexobj(value))
 
 
 def is_absent(value: object) -> bool:

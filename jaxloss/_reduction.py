@@ -42,8 +42,8 @@ def reduce(
       weights: one weight per loss, of the rank of `losses` and broadcastable to it. A weight of
         0 silences an infinite loss.
       where: boolean, of the rank of `losses` and broadcastable to it. What it excludes may be NaN
-        and has gradient exactly 0 here. A loss that is NaN because of a bad label still has a NaN
-        derivative of its own: exclude such examples in the loss as well.
+        and has gradient exactly 0 here. The derivative of such a loss is NaN all the same: pass the
+        same `where` to the loss as well.
       axis_name: the mapped axis or axes (`jax.shard_map`, `jax.vmap`) over which the losses are
         spread. Sums, counts and weights are added up over them first, so that the mean is that of
         all examples and not a mean of means. A gradient that is taken inside `jax.pmap` or

@@ -82,7 +82,7 @@ class _Fields:
     if not TYPE_CHECKING:
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name in _m.BUFFERS | _m.NUMBERS and isinstance(value, jax.Array):
+            if name in _m.data_fields(type(self)) and isinstance(value, jax.Array):
                 value = _Constant(value)
             super().__setattr__(name, value)
 

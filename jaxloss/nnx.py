@@ -47,7 +47,7 @@ class _Loss(nnx.Module):
         def __setattr__(self, name: str, value: Any) -> None:
             # Explicitly data or static, since Flax takes a tracer for static, and lets no attribute
             # change from the one to the other by itself.
-            if name in _m.BUFFERS | _m.NUMBERS:
+            if name in _m.data_fields(type(self)):
                 if isinstance(value, nnx.Variable) and not isinstance(value, Buffer):
                     value = value.get_value()
                 if isinstance(value, jax.Array):

@@ -316,8 +316,8 @@ def numbers():
 NUMBERS = numbers()
 FLOATS = [0.5, 0.0, 1.0, 1.5, -1.0, float("nan")]
 INTEGERS = [0, 1, 2, -1]
-OF_FLOATS = [np.float32, np.float64, np.float16, np.array]
-OF_INTEGERS = [np.int64, np.int32, np.int8, np.array]
+OF_FLOATS = [np.float32, np.float64, np.array]
+OF_INTEGERS = [np.int64, np.int32, np.array]
 OF_BOTH = [fractions.Fraction, decimal.Decimal]
 
 

@@ -298,3 +298,13 @@ def test_nllloss2d_warns(door):
         module = door.NLLLoss2d()
     x = jax.nn.log_softmax(jnp.zeros((2, 3, 4, 4)), 1)
     np.testing.assert_allclose(module(x, jnp.zeros((2, 4, 4), jnp.int32)), np.log(3), rtol=1e-6)
+
+
+def test_a_name_that_a_subclass_adds_is_its_own():
+    class Trained(jaxloss.nnx.L1Loss):
+        def __post_init__(self):
+            super().__post_init__()
+            self.weight = nnx.Param(jnp.ones(3))
+            self.margin = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    assert {*nnx.to_pure_dict(nnx.state(Trained(), nnx.Param))} == {"weight", "margin"}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
+from jaxloss import _checks, _host
 from jaxloss._reduction import Reduction
 from jaxloss.core import ctc as core
 from jaxloss.functional._torch import reduced, torch_function
@@ -156,9 +156,9 @@ def _rows(targets, target_lengths, examples):
     On the host if possible: there the total length, which hardly any two batches share, shapes no
     compiled program, and neither does the longest.
     """
-    lengths = _lengths(target_lengths)
+    targets, lengths = map(_host.integers, (targets, _lengths(target_lengths)))
     if _is_known(targets) and _is_known(lengths):
-        values, counts = np.asarray(targets), np.asarray(lengths)
+        values, counts = (np.asarray(jax.device_get(x)) for x in (targets, lengths))
         whole = counts.dtype.kind in "iu" and counts.shape == (examples,)
         if whole and counts.min(initial=0) >= 0 and counts.sum() == values.size:
             present = np.arange(_rounded_up(int(counts.max(initial=0))))[None] < counts[:, None]
@@ -170,7 +170,9 @@ def _rows(targets, target_lengths, examples):
 
 def _is_known(value):
     """Whether the host can read it, which needs neither a trace nor another process."""
-    return not isinstance(value, jax.core.Tracer) and getattr(value, "is_fully_addressable", True)
+    leaves = jax.tree.leaves(value)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return not traced and getattr(value, "is_fully_addressable", True)
 
 
 def _rounded_up(size):
