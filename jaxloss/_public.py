@@ -66,10 +66,11 @@ def public(
             try:
                 fun(*args, **kwargs)
             except TypeError as error:
-                hint = ""
+                words = str(error)
                 if "reduction" in kwargs and "reduction" not in parameters:
-                    hint = "; it returns one loss per example, which `jaxloss.reduce` reduces"
-                raise TypeError(f"{error}{hint}") from None
+                    words = words.partition(". Did you mean")[0]  # It did not.
+                    words += "; it returns one loss per example, which `jaxloss.reduce` reduces"
+                raise TypeError(words) from None
             raise AssertionError("Called with what does not fit its signature.")
 
         def prepare(args: tuple, kwargs: dict[str, Any], is_direct: bool) -> Any:

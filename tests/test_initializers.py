@@ -202,14 +202,16 @@ def test_nnx_parameters_are_sharded_as_annotated(name, kind):
     mesh = jax.make_mesh((2,), ("vocab",), axis_types=(kind,))
     with jax.set_mesh(mesh):
         module = nnx.jit(build)()
-        state = nnx.state(module, nnx.Param)
+        # Ready before the next program starts: two with collectives at a time can block each other
+        # where there are fewer threads than devices.
+        state = jax.block_until_ready(nnx.state(module, nnx.Param))
         for path, spec in nnx.to_flat_state(nnx.get_partition_spec(state)):
             annotated = P("vocab") if path[-1] == "bias" else P("vocab", None)
             assert spec.get_value() == annotated
         for path, parameter in nnx.to_flat_state(state):
             array, spec = parameter[...], P("vocab", *[None] * (parameter.ndim - 1))
             assert array.sharding.is_equivalent_to(NamedSharding(mesh, spec), array.ndim), path
-        found = nnx.jit(value_and_gradient)(module)
+        found = jax.block_until_ready(nnx.jit(value_and_gradient)(module))
         abstract = nnx.state(nnx.eval_shape(build), nnx.Param)
         assert jax.tree.leaves(nnx.get_partition_spec(abstract)) == jax.tree.leaves(
             nnx.get_partition_spec(state)
@@ -243,11 +245,13 @@ def test_linen_parameters_are_sharded_as_annotated(name):
         shardings = jax.tree.map(
             lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P)
         )
-        variables = jax.jit(module.init, out_shardings=shardings)(key, INPUTS, LABELS)
+        init = jax.jit(module.init, out_shardings=shardings)
+        variables = jax.block_until_ready(init(key, INPUTS, LABELS))  # As above.
         for array in jax.tree.leaves(variables):
             spec = P("vocab", *[None] * (array.ndim - 1))
             assert array.sharding.is_equivalent_to(NamedSharding(mesh, spec), array.ndim)
-        found = jax.jit(functools.partial(value_and_gradient, module))(variables)
+        step = jax.jit(functools.partial(value_and_gradient, module))
+        found = jax.block_until_ready(step(variables))
     for mine, theirs in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
