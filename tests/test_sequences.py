@@ -173,7 +173,10 @@ def test_never_below_0_by_rounding(count):
 
 def test_second_derivatives_where_the_value_was_below_0():
     logits, labels = switches(2, 0.7)
-    f = lambda x: behind_softmax(x, labels)[0]  # noqa: E731
+
+    def f(x):
+        return behind_softmax(x, labels)[0]
+
     low = np.asarray(jax.jit(jax.hessian(f))(logits))
     with jax.enable_x64(True):
         wanted = jax.jit(jax.hessian(f))(jnp.asarray(logits, jnp.float64))

@@ -121,7 +121,7 @@ def _ctc_loss(
         fits = (lengths >= 0) & (lengths <= most)
         _checks.require(fits, name, f"be in [0, {most}]")
         wrong = wrong | ~fits
-        taking_part.append(jnp.arange(most)[None] < lengths[:, None])
+        taking_part.append(jnp.arange(most, dtype=lengths.dtype)[None] < lengths[:, None])
     sequences = core.sequences(scores, taking_part[0], targets, taking_part[1], blank)
     sequences = sequences._replace(bad=sequences.bad | wrong)
     losses = core.negative_log_likelihood(sequences, blank, core.LOG_PROBS)
