@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
@@ -273,21 +272,25 @@ def multilabel_margin_loss(
     count = scores.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True)
-    losses, _, bad = _pairwise_hinge(scores, labels, ends, where)
+    free, bad = _no_labels(scores, labels, ends, where)
+    losses, _ = _pairwise_hinge(scores, labels, ends, where, free, bad)
     _checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
     return jnp.squeeze(losses[..., None] / _classes.count(scores, (scores.ndim - 1,), where), -1)
 
 
 @jax.custom_jvp
 def _pairwise_hinge(
-    scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the classes c that are no label, and its gradient.
+    scores: jax.Array,
+    labels: jax.Array,
+    ends: jax.Array,
+    where: jax.Array | None,
+    free: jax.Array,
+    bad: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the free classes c, and its gradient.
 
-    k < ends. The last result is the examples with a bad label. The compiler leaves the gradient out
-    where nobody asks for it.
+    k < ends. The compiler leaves the gradient out where nobody asks for it.
     """
-    free, bad = _no_labels(scores, labels, ends, where)
 
     def add(k, so_far):
         losses, gradient = so_far
@@ -304,21 +307,16 @@ def _pairwise_hinge(
     # Made of the arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
     nothing = _numerics.tied((free & False).astype(scores.dtype), scores)
     losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
-    losses, gradient = (
-        _numerics.nan_where(bad, losses),
-        _numerics.nan_where(bad[..., None], gradient),
-    )
-    return losses, gradient, bad
+    return _numerics.nan_where(bad, losses), _numerics.nan_where(bad[..., None], gradient)
 
 
 @_pairwise_hinge.defjvp
 def _pairwise_hinge_jvp(primals, tangents):
     # Autodiff would keep arrays over all pairs of classes for the backward pass. The gradient is
     # piecewise constant, and has no derivative itself.
-    losses, gradient, bad = _pairwise_hinge(*primals)
+    losses, gradient = _pairwise_hinge(*primals)
     along = jnp.sum(gradient * tangents[0], -1)
-    no_tangent = np.zeros(bad.shape, jax.dtypes.float0)
-    return (losses, gradient, bad), (along, jnp.zeros_like(gradient), no_tangent)
+    return (losses, gradient), (along, jnp.zeros_like(gradient))
 
 
 def _for_labels(step: Callable, ends: jax.Array, start: Any) -> Any:
