@@ -4,7 +4,8 @@
 `jaxloss.linen` have torch.nn's classes as Flax modules.
 """
 
-from jaxloss._reduction import reduce as reduce
+from jaxloss import functional as functional
+from jaxloss._base.reduction import reduce as reduce
 from jaxloss.core.adaptive_softmax import adaptive_log_softmax as adaptive_log_softmax
 from jaxloss.core.adaptive_softmax import (
     adaptive_softmax_cross_entropy as adaptive_softmax_cross_entropy,
@@ -17,8 +18,6 @@ from jaxloss.core.cross_entropy import softmax_cross_entropy as softmax_cross_en
 from jaxloss.core.cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
-from jaxloss.core.ctc import ctc_alignment as ctc_alignment
-from jaxloss.core.ctc import ctc_loss as ctc_loss
 from jaxloss.core.embedding import cosine_embedding_loss as cosine_embedding_loss
 from jaxloss.core.embedding import cosine_similarity as cosine_similarity
 from jaxloss.core.embedding import pairwise_distance as pairwise_distance
@@ -31,7 +30,7 @@ from jaxloss.core.likelihood import kl_divergence as kl_divergence
 from jaxloss.core.likelihood import kl_divergence_with_log_targets as kl_divergence_with_log_targets
 from jaxloss.core.likelihood import negative_log_likelihood as negative_log_likelihood
 from jaxloss.core.likelihood import poisson_nll_loss as poisson_nll_loss
-from jaxloss.core.linear_cross_entropy import (
+from jaxloss.core.linear.loss import (
     linear_softmax_cross_entropy as linear_softmax_cross_entropy,
 )
 from jaxloss.core.margin import hinge_embedding_loss as hinge_embedding_loss
@@ -42,5 +41,7 @@ from jaxloss.core.regression import absolute_error as absolute_error
 from jaxloss.core.regression import huber_loss as huber_loss
 from jaxloss.core.regression import smooth_l1_loss as smooth_l1_loss
 from jaxloss.core.regression import squared_error as squared_error
+from jaxloss.core.sequences.ctc import ctc_alignment as ctc_alignment
+from jaxloss.core.sequences.ctc import ctc_loss as ctc_loss
 
 __version__ = "0.1.0"

@@ -16,7 +16,8 @@ import jax.core
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxloss import _modules as _m
+from jaxloss import modules as _m
+from jaxloss.modules import base, layers
 
 
 class _Constant:
@@ -82,7 +83,7 @@ class _Fields:
     if not TYPE_CHECKING:
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name in _m.data_fields(type(self)) and isinstance(value, jax.Array):
+            if name in base.data_fields(type(self)) and isinstance(value, jax.Array):
                 value = _Constant(value)
             super().__setattr__(name, value)
 
@@ -189,8 +190,8 @@ class _Linear(nn.Module):
     out_features: int
     use_bias: bool
     param_dtype: Any
-    kernel_init: _m.Initializer
-    bias_init: _m.Initializer
+    kernel_init: layers.Initializer
+    bias_init: layers.Initializer
 
     def setup(self) -> None:
         shape, dtype = (self.out_features, self.in_features), self.param_dtype
@@ -198,7 +199,7 @@ class _Linear(nn.Module):
         self.bias = self.param("bias", self.bias_init, shape[:1], dtype) if self.use_bias else None
 
 
-def _linear(loss: _m.LinearLoss, features: int, outputs: int, bias: bool) -> _Linear:
+def _linear(loss: layers.LinearLoss, features: int, outputs: int, bias: bool) -> _Linear:
     init = loss._bias_init(features)
     return _Linear(features, outputs, bias, loss.param_dtype, loss.kernel_init, init)
 

@@ -12,7 +12,8 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jaxloss import _modules as _m
+from jaxloss import modules as _m
+from jaxloss.modules import base, layers
 
 
 class Buffer(nnx.Variable[jax.Array]):
@@ -47,12 +48,12 @@ class _Loss(nnx.Module):
         def __setattr__(self, name: str, value: Any) -> None:
             # Explicitly data or static, since Flax takes a tracer for static, and lets no attribute
             # change from the one to the other by itself.
-            if name in _m.data_fields(type(self)):
+            if name in base.data_fields(type(self)):
                 if isinstance(value, nnx.Variable) and not isinstance(value, Buffer):
                     value = value.get_value()
                 if isinstance(value, jax.Array):
                     value = Buffer(value)
-                is_data = isinstance(value, Buffer) or name in _m.BUFFERS
+                is_data = isinstance(value, Buffer) or name in base.BUFFERS
                 value = nnx.data(value) if is_data else nnx.static(value)
             super().__setattr__(name, value)
 
@@ -149,7 +150,7 @@ class _Linear(nnx.Module):
     """A linear layer's parameters in torch's layout."""
 
     def __init__(
-        self, loss: _m.LinearLoss, features: int, outputs: int, bias: bool, rngs: nnx.Rngs
+        self, loss: layers.LinearLoss, features: int, outputs: int, bias: bool, rngs: nnx.Rngs
     ):
         shape, dtype = (outputs, features), loss.param_dtype
         self.weight = nnx.Param(loss.kernel_init(rngs.params(), shape, dtype))

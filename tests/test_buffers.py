@@ -17,7 +17,8 @@ from flax import nnx
 
 import jaxloss.linen
 import jaxloss.nnx
-from jaxloss import _modules
+from jaxloss import modules
+from jaxloss.modules import base
 
 WEIGHT = np.array([0.5, 2.0, 1.0, 0.25, 3.0], np.float32)
 # The row of the table whose inputs a class takes, and what its numbers matter with.
@@ -57,8 +58,8 @@ VALUES = {
 }
 FIELDS = [
     (name, field.name)
-    for name, cls in vars(_modules).items()
-    if isinstance(cls, type) and issubclass(cls, _modules.Loss) and dataclasses.is_dataclass(cls)
+    for name, cls in vars(modules).items()
+    if isinstance(cls, type) and issubclass(cls, base.Loss) and dataclasses.is_dataclass(cls)
     for field in dataclasses.fields(cls)
     if field.name in VALUES
 ]
@@ -71,7 +72,7 @@ each_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=map("-".join
 
 
 def test_every_field_that_may_hold_an_array_is_among_these():
-    assert {field for _, field in FIELDS} == _modules.BUFFERS | _modules.NUMBERS == {*VALUES}
+    assert {field for _, field in FIELDS} == base.BUFFERS | base.NUMBERS == {*VALUES}
     assert {name for name, _ in FIELDS} == {*ROWS}
     assert len(BUFFERS) == 9
 

@@ -19,8 +19,8 @@ from test_modules import MODULES
 import jaxloss
 import jaxloss.linen
 import jaxloss.nnx
-from jaxloss import _checks
 from jaxloss import functional as F
+from jaxloss._base import checks
 
 
 def prepared(loss, door, seed=1):
@@ -358,7 +358,7 @@ def test_a_complex_number_is_a_type_error(name):
 @pytest.fixture
 def untraced(monkeypatch):
     """From its call on, only what is compiled already can run."""
-    return lambda: monkeypatch.setattr(_checks, "arrays", None)  # Which every trace calls.
+    return lambda: monkeypatch.setattr(checks, "arrays", None)  # Which every trace calls.
 
 
 ZEROS = [0, 0.0, np.float32(0), np.int64(0), np.array(0), jnp.float32(0), decimal.Decimal(0)]

@@ -14,8 +14,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
-from jaxloss import _numerics
 from jaxloss import functional as F
+from jaxloss._base import exact
 
 
 def padded_from(lengths, size):
@@ -365,7 +365,7 @@ def test_alignment_is_differentiable(x64):
 def test_long_sum(size):
     terms = normal(2, size)
     terms[:, ::3] *= np.float32(1e6)
-    total, rest = _numerics.long_sum(jnp.asarray(terms))
+    total, rest = exact.long_sum(jnp.asarray(terms))
     wanted = [math.fsum(row.tolist()) for row in terms]
     np.testing.assert_allclose(np.float64(total) + np.float64(rest), wanted, rtol=1e-9, atol=1e-3)
 

@@ -15,7 +15,7 @@ import jaxloss
 import jaxloss.functional
 import jaxloss.linen
 import jaxloss.nnx
-from jaxloss import _modules
+from jaxloss import modules
 
 PACKAGE = pathlib.Path(str(jaxloss.__file__)).parent
 ROOT = PACKAGE.parent
@@ -124,7 +124,7 @@ CLASSES = [name for name, _ in public(jaxloss.linen)]
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_documentation_of_a_class(name):
-    plain = getattr(_modules, name)
+    plain = getattr(modules, name)
     flax = [getattr(door, name) for door in (jaxloss.nnx, jaxloss.linen)]
     assert [cls.__doc__ for cls in flax] == [plain.__doc__] * 2  # Written once.
     fields = [field.name for field in dataclasses.fields(plain) if field.init]

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._public import public
-from jaxloss.core import _classes
-from jaxloss.core.linear_cross_entropy import linear_softmax_cross_entropy, losses_of_few
+from jaxloss._base import checks
+from jaxloss._base.call import public
+from jaxloss.core.classes import labels as _classes
+from jaxloss.core.linear.loss import linear_softmax_cross_entropy, losses_of_few
 
 Tail = Sequence[tuple[ArrayLike, ArrayLike]]
 
@@ -69,13 +69,13 @@ def adaptive_softmax_cross_entropy(
     Source: Grave et al., Efficient softmax approximation for GPUs, arXiv:1609.04309.
     """
     inputs, head, tail, head_bias = _layers(inputs, head, tail, head_bias)
-    labels = _checks.labels("labels", labels, inputs.shape[:-1])
-    where = _checks.mask(where, "inputs", inputs)
+    labels = checks.labels("labels", labels, inputs.shape[:-1])
+    where = checks.mask(where, "inputs", inputs)
     frequent = len(head) - len(tail)
     edges = [*itertools.accumulate((len(weights) for _, weights in tail), initial=frequent)]
     known = (labels >= 0) & (labels < edges[-1])
     rule = f"be a class in [0, {edges[-1]}) that takes part"
-    _checks.require(known[..., None], "labels", rule, where)
+    checks.require(known[..., None], "labels", rule, where)
     members = [(labels >= first) & (labels < end) for first, end in itertools.pairwise(edges)]
     in_head = labels  # What is no class is none of the head's either, which has no more of them.
     for cluster, member in enumerate(members):
@@ -158,28 +158,28 @@ class _Layers(NamedTuple):
 def _layers(inputs: ArrayLike, head: ArrayLike, tail: Tail, head_bias: ArrayLike | None) -> _Layers:
     rule = "hold a projection and weights for each cluster"
     if not isinstance(tail, list | tuple) or not all(isinstance(p, list | tuple) for p in tail):
-        _checks.fail_for_type("tail", f"be a list that {rule.replace('hold', 'holds')}", tail)
+        checks.fail_for_type("tail", f"be a list that {rule.replace('hold', 'holds')}", tail)
     for pair in tail:
         if len(pair) != 2:
-            _checks.fail(ValueError, "tail", rule, f"{len(pair)} arrays")
+            checks.fail(ValueError, "tail", rule, f"{len(pair)} arrays")
     named = {f"tail[{i}][{j}]": x for i, pair in enumerate(tail) for j, x in enumerate(pair)}
     named = {"inputs": inputs, "head": head} | named
-    inputs, head, *rest = _checks.arrays(complex_too=False, **named)
+    inputs, head, *rest = checks.arrays(complex_too=False, **named)
     if not inputs.ndim:
-        _checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
+        checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
     features = inputs.shape[-1]
     if head.ndim != 2 or head.shape[1] != features or len(head) <= len(tail):
         rule = f"have shape (S + {len(tail)}, {features})"
-        _checks.fail(ValueError, "head", rule, head.shape)
+        checks.fail(ValueError, "head", rule, head.shape)
     pairs = [*zip(rest[::2], rest[1::2], strict=True)]
     for i, (projection, weights) in enumerate(pairs):
         if projection.ndim != 2 or projection.shape[1] != features:
             rule = f"have shape (D{i + 1}, {features})"
-            _checks.fail(ValueError, f"tail[{i}][0]", rule, projection.shape)
+            checks.fail(ValueError, f"tail[{i}][0]", rule, projection.shape)
         if weights.ndim != 2 or weights.shape[1] != len(projection) or not len(weights):
             rule = f"have shape (C{i + 1}, {len(projection)})"
-            _checks.fail(ValueError, f"tail[{i}][1]", rule, weights.shape)
-    head_bias = _checks.follower("head_bias", head_bias, inputs)
+            checks.fail(ValueError, f"tail[{i}][1]", rule, weights.shape)
+    head_bias = checks.follower("head_bias", head_bias, inputs)
     if head_bias is not None and head_bias.shape != (len(head),):
-        _checks.fail(ValueError, "head_bias", f"have shape ({len(head)},)", head_bias.shape)
+        checks.fail(ValueError, "head_bias", f"have shape ({len(head)},)", head_bias.shape)
     return _Layers(inputs, head, pairs, head_bias)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
-from jaxloss.core import _classes
+from jaxloss._base import checks, elementwise, norms, xla
+from jaxloss._base.call import public
+from jaxloss.core.classes import labels as _classes
 
 
 @public()
@@ -52,23 +52,23 @@ def sigmoid_binary_cross_entropy(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
     """
-    logits, labels = _checks.arrays(logits=logits, labels=labels)
-    _checks.same_shape(logits=logits, labels=labels)
-    pos_weight = _checks.follower("pos_weight", pos_weight, logits)
-    where = _checks.mask(where, "logits", logits)
-    logits, labels = (_numerics.kept(where, x) for x in (logits, labels))
-    _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]")
+    logits, labels = checks.arrays(logits=logits, labels=labels)
+    checks.same_shape(logits=logits, labels=labels)
+    pos_weight = checks.follower("pos_weight", pos_weight, logits)
+    where = checks.mask(where, "logits", logits)
+    logits, labels = (elementwise.kept(where, x) for x in (logits, labels))
+    checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]")
     if pos_weight is not None:
-        pos_weight = _checks.broadcast("pos_weight", pos_weight, logits)
-        pos_weight = _numerics.kept(where, pos_weight)
-    return _numerics.kept(where, _logistic(logits, labels, pos_weight))
+        pos_weight = checks.broadcast("pos_weight", pos_weight, logits)
+        pos_weight = elementwise.kept(where, pos_weight)
+    return elementwise.kept(where, _logistic(logits, labels, pos_weight))
 
 
 @jax.custom_jvp
 def _logistic(x: jax.Array, y: jax.Array, pos_weight: jax.Array | None) -> jax.Array:
     """pos_weight · y log(1 + exp(-x)) + (1-y) log(1 + exp(x)), with one logarithm."""
     positive = y if pos_weight is None else pos_weight * y
-    certain = _numerics.product(jnp.where(x > 0, 1 - y, positive), _numerics.absolute(x))
+    certain = elementwise.product(jnp.where(x > 0, 1 - y, positive), norms.absolute(x))
     uncertain = jnp.log1p(jnp.exp(jnp.minimum(x, -x)))
     return certain + (uncertain if pos_weight is None else (1 - y + positive) * uncertain)
 
@@ -76,18 +76,18 @@ def _logistic(x: jax.Array, y: jax.Array, pos_weight: jax.Array | None) -> jax.A
 def _logistic_jvp(primals, tangents):
     # Autodiff would take 0 for the derivative at 0, and σ(x) - y would cancel.
     (x, y, pos_weight), (x_dot, y_dot, weight_dot) = primals, tangents
-    x = _numerics.again(x)
+    x = xla.again(x)
     positive = y if pos_weight is None else pos_weight * y
     by_logits = (1 - y) * lax.logistic(x) - positive * lax.logistic(-x)
-    against, favour = _numerics.softplus(-x), _numerics.softplus(x)
-    by_labels = _numerics.silenced(positive, against)
+    against, favour = elementwise.softplus(-x), elementwise.softplus(x)
+    by_labels = elementwise.silenced(positive, against)
     if pos_weight is not None:
         by_labels = pos_weight * by_labels
-    by_labels = by_labels - _numerics.silenced(1 - y, favour)
+    by_labels = by_labels - elementwise.silenced(1 - y, favour)
     terms = [(by_logits, x_dot), (by_labels, y_dot)]
     if pos_weight is not None:
-        terms.append((_numerics.product(y, against), weight_dot))
-    return _logistic(*primals), _numerics.along(x, *terms)
+        terms.append((elementwise.product(y, against), weight_dot))
+    return _logistic(*primals), xla.along(x, *terms)
 
 
 _logistic.defjvp(_logistic_jvp, symbolic_zeros=True)
@@ -126,13 +126,13 @@ def binary_cross_entropy(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
     """
-    probabilities, labels = _checks.arrays(probabilities=probabilities, labels=labels)
-    _checks.same_shape(probabilities=probabilities, labels=labels)
-    where = _checks.mask(where, "probabilities", probabilities)
-    probabilities, labels = (_numerics.kept(where, x, 0.5) for x in (probabilities, labels))
+    probabilities, labels = checks.arrays(probabilities=probabilities, labels=labels)
+    checks.same_shape(probabilities=probabilities, labels=labels)
+    where = checks.mask(where, "probabilities", probabilities)
+    probabilities, labels = (elementwise.kept(where, x, 0.5) for x in (probabilities, labels))
     for name, value in (("probabilities", probabilities), ("labels", labels)):
-        _checks.require((value >= 0) & (value <= 1), name, "be probabilities in [0, 1]")
-    return _numerics.kept(where, _binary(probabilities, labels))
+        checks.require((value >= 0) & (value <= 1), name, "be probabilities in [0, 1]")
+    return elementwise.kept(where, _binary(probabilities, labels))
 
 
 @jax.custom_jvp
@@ -145,7 +145,7 @@ def _binary_jvp(primals, tangents):
     (p, y), (p_dot, y_dot) = primals, tangents
     by_probability = (1 - y) * _slope(p, True) - y * _slope(p, False)
     by_label = _bounded_log(p, True) - _bounded_log(p, False)
-    return _binary(p, y), _numerics.along(p, (by_probability, p_dot), (by_label, y_dot))
+    return _binary(p, y), xla.along(p, (by_probability, p_dot), (by_label, y_dot))
 
 
 _binary.defjvp(_binary_jvp, symbolic_zeros=True)
@@ -203,24 +203,24 @@ def soft_margin_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.SoftMarginLoss.html
     """
-    scores, targets = _checks.arrays(scores=scores, targets=targets)
-    _checks.same_shape(scores=scores, targets=targets)
-    where = _checks.mask(where, "scores", scores)
-    scores, targets = (_numerics.kept(where, x, 1) for x in (scores, targets))
-    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    return _numerics.kept(where, _soft_margin(scores, targets))
+    scores, targets = checks.arrays(scores=scores, targets=targets)
+    checks.same_shape(scores=scores, targets=targets)
+    where = checks.mask(where, "scores", scores)
+    scores, targets = (elementwise.kept(where, x, 1) for x in (scores, targets))
+    checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    return elementwise.kept(where, _soft_margin(scores, targets))
 
 
 @jax.custom_jvp
 def _soft_margin(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _numerics.softplus(-(y * x))
+    return elementwise.softplus(-(y * x))
 
 
 def _soft_margin_jvp(primals, tangents):
     # Autodiff would keep -y x for the backward pass.
     (x, y), (x_dot, y_dot) = primals, tangents
-    slope = lax.logistic(-(y * _numerics.again(x)))
-    return _soft_margin(x, y), _numerics.along(x, (-slope * y, x_dot), (-slope * x, y_dot))
+    slope = lax.logistic(-(y * xla.again(x)))
+    return _soft_margin(x, y), xla.along(x, (-slope * y, x_dot), (-slope * x, y_dot))
 
 
 _soft_margin.defjvp(_soft_margin_jvp, symbolic_zeros=True)
@@ -232,7 +232,7 @@ def multilabel_soft_margin_loss(
     labels: ArrayLike,
     *,
     class_weights: ArrayLike | None = None,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Multi-label soft margin loss: binary cross entropy averaged over the classes.
@@ -263,18 +263,18 @@ def multilabel_soft_margin_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelSoftMarginLoss.html
     """
-    logits, labels = _checks.arrays(logits=logits, labels=labels)
-    _checks.same_shape(logits=logits, labels=labels)
-    axes = _checks.axes(axis, logits, "logits")
-    where = _checks.mask(where, "logits", logits)
+    logits, labels = checks.arrays(logits=logits, labels=labels)
+    checks.same_shape(logits=logits, labels=labels)
+    axes = checks.axes(axis, logits, "logits")
+    where = checks.mask(where, "logits", logits)
     rule = "be probabilities in [0, 1]"
-    _checks.require((labels >= 0) & (labels <= 1), "labels", rule, where)
+    checks.require((labels >= 0) & (labels <= 1), "labels", rule, where)
     if where is not None:
         logits, labels = jnp.where(where, logits, 0), jnp.where(where, labels, 0)
     losses = _logistic(logits, labels, None)
     weights = _classes.expand_weights(class_weights, logits, axes)
     if weights is not None:
-        losses = _numerics.product(jnp.broadcast_to(weights, losses.shape), losses)
+        losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
     if where is not None:
         losses = jnp.where(where, losses, 0)
     count = _classes.count(logits, axes, where)

@@ -11,23 +11,23 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import is_absent, public
-from jaxloss.core import _classes
-from jaxloss.core._classes import AxisName
+from jaxloss._base import checks, elementwise, xla
+from jaxloss._base.call import is_absent, public
+from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.labels import AxisName
 
 
 @public(
     static=("axis", "axis_name"),
     labels=("labels",),
-    domain={"label_smoothing": _checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing", "z_loss"),
 )
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
@@ -77,9 +77,9 @@ def softmax_cross_entropy_with_integer_labels(
     Source: Bishop, Pattern Recognition and Machine Learning (2006), 4.3.4; label smoothing:
     Szegedy et al., arXiv:1512.00567; z-loss: Chowdhery et al., arXiv:2204.02311.
     """
-    (logits,) = _checks.arrays(logits=logits)
-    axes = _checks.axes(axis, logits, "logits")
-    where = _checks.mask(where, "logits", logits)
+    (logits,) = checks.arrays(logits=logits)
+    axes = checks.axes(axis, logits, "logits")
+    where = checks.mask(where, "logits", logits)
     found = _classes.index(
         labels, logits, axes, where, names=("logits", "labels"), axis_name=axis_name
     )
@@ -89,14 +89,14 @@ def softmax_cross_entropy_with_integer_labels(
 
 @public(
     static=("axis", "axis_name"),
-    domain={"label_smoothing": _checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing", "z_loss"),
 )
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
     class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
@@ -143,12 +143,12 @@ def softmax_cross_entropy(
 
     Source: as `softmax_cross_entropy_with_integer_labels`.
     """
-    logits, labels = _checks.arrays(logits=logits, labels=labels)
-    _checks.same_shape(logits=logits, labels=labels)
-    axes = _checks.axes(axis, logits, "logits")
+    logits, labels = checks.arrays(logits=logits, labels=labels)
+    checks.same_shape(logits=logits, labels=labels)
+    axes = checks.axes(axis, logits, "logits")
     _classes.require_classes("logits", logits, axes)
-    where = _checks.mask(where, "logits", logits)
-    _checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
+    where = checks.mask(where, "logits", logits)
+    checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
     terms = _terms(logits, axes, class_weights, label_smoothing, z_loss)
     return losses_of_probabilities(logits, labels, where, terms, axes, axis_name)
 
@@ -171,7 +171,7 @@ def _terms(logits, axes, class_weights, label_smoothing, z_loss):
 
 def factor(name: str, value: ArrayLike, like: jax.Array) -> jax.Array | None:
     """A hyper-parameter that at a Python 0 is left out."""
-    return None if is_absent(value) else _checks.number(name, value, like)
+    return None if is_absent(value) else checks.number(name, value, like)
 
 
 def losses_of_labels(
@@ -188,14 +188,14 @@ def losses_of_labels(
     losses, log_sum = _surprise(logits, peak, found, axes, axis_name)
     if weights is not None:
         weight = _classes.total(jnp.where(found.hot, weights, 0), axes, axis_name)
-        losses = _numerics.product(weight, losses)
+        losses = elementwise.product(weight, losses)
     if smoothing is not None:
         even = _even_labels(logits, where, weights, axes, axis_name)
         alike = weights is None and not _classes.masks_classes(where, axes)
         below_peak = _below_peak(logits, even, peak, present, axes, axis_name, alike)
         mass = 1 if weights is None else _classes.total(even, axes, axis_name)
         spread = below_peak + mass * log_sum
-        losses = _numerics.product(1 - smoothing, losses) + _numerics.product(smoothing, spread)
+        losses = elementwise.product(1 - smoothing, losses) + elementwise.product(smoothing, spread)
     return _finished(losses, z_loss, peak + log_sum, present, axes)
 
 
@@ -231,7 +231,7 @@ def _prepared(logits, where, axes, axis_name):
         logits = jnp.where(where, logits, -jnp.inf)
     peak = jnp.max(lax.stop_gradient(logits), axes, keepdims=True)
     peak = peak if axis_name is None else lax.pmax(peak, axis_name)
-    present = (peak == 0) | True  # Not a constant: see `_numerics.where`.
+    present = (peak == 0) | True  # Not a constant: see `xla.where`.
     if where is not None:
         present = _classes.any_class(where, axes, axis_name)
     return logits, jnp.where(present & (peak > -jnp.inf), peak, 0), present
@@ -263,13 +263,13 @@ def _surprise(logits, peak, labels, axes, axis_name):
     less = jnp.expm1(jnp.where(near, -own, own))
     log_sum = jnp.log1p(jnp.where(near, others * (1 + less), others + less))
     surprise = jnp.where(near, log_sum, log_sum - own)
-    surprise = _numerics.nan_where(labels.bad, surprise)
+    surprise = xla.nan_where(labels.bad, surprise)
     return surprise, jnp.where(near, log_sum + own, log_sum)
 
 
 def _exp_of_others(logits, peak, labels):
-    exps = jnp.exp(_numerics.where(labels.present, logits, 0) - peak)
-    return _numerics.where(~labels.hot, exps, 0)
+    exps = jnp.exp(xla.where(labels.present, logits, 0) - peak)
+    return xla.where(~labels.hot, exps, 0)
 
 
 @_surprise.defjvp
@@ -278,7 +278,7 @@ def _surprise_jvp(axes, axis_name, primals, tangents):
     # written as in the value, so that the compiler makes and stores them once.
     logits, peak, labels = primals
     surprise, log_sum = _surprise(*primals, axes, axis_name)
-    scale = _numerics.nan_where(labels.bad, jnp.where(labels.present, jnp.exp(-log_sum), 0))
+    scale = xla.nan_where(labels.bad, jnp.where(labels.present, jnp.exp(-log_sum), 0))
     others = _exp_of_others(logits, peak, labels) * scale
     gradient = jnp.where(labels.hot, jnp.expm1(-surprise), others)
     p = jnp.where(labels.hot, jnp.exp(-surprise), others)
@@ -293,17 +293,17 @@ def _below_peak(logits, labels, peak, present, axes, axis_name, alike=False):
         # Only arithmetic, and none that is done elsewhere: then no term is stored.
         total = _classes.total(logits + -peak, axes, axis_name)
         return jnp.where(present, -labels * total, 0)
-    parts = _numerics.where(present & (labels != 0), labels * (peak - logits), 0)
+    parts = xla.where(present & (labels != 0), labels * (peak - logits), 0)
     return _classes.total(parts, axes, axis_name)
 
 
 def _below_peak_jvp(axes, axis_name, alike, primals, tangents):
     # Autodiff would multiply the NaN that absent examples may hold by 0.
     logits, labels, peak, present = primals
-    below = _numerics.where(present, peak - logits, 0)
-    slopes = -labels, _numerics.silenced(labels, below)
-    parts = _numerics.along(logits, *zip(slopes, tangents[:2], strict=True))
-    tangent = _classes.total(_numerics.where(present, parts, 0), axes, axis_name)
+    below = xla.where(present, peak - logits, 0)
+    slopes = -labels, elementwise.silenced(labels, below)
+    parts = xla.along(logits, *zip(slopes, tangents[:2], strict=True))
+    tangent = _classes.total(xla.where(present, parts, 0), axes, axis_name)
     return _below_peak(*primals, axes, axis_name, alike), tangent
 
 
@@ -319,7 +319,7 @@ def _cross_entropy(logits, labels, peak, present, axes, axis_name):
 
     def total(at_peak):
         parts = labels * (jnp.where(at_peak, own, 0) - below)
-        return _classes.total(_numerics.where(present & (labels != 0), parts, 0), axes)
+        return _classes.total(xla.where(present & (labels != 0), parts, 0), axes)
 
     # On a CPU a second sum takes a loop of its own (1.4 of the time). Where a sum needs another one
     # first, a TPU reads everything anew (1.2 of the cycles).
@@ -329,11 +329,11 @@ def _cross_entropy(logits, labels, peak, present, axes, axis_name):
     )
     below_peak = below_peak if axis_name is None else lax.psum(below_peak, axis_name)
     mass = _classes.total(labels, axes, axis_name)
-    return below_peak + _numerics.product(mass, log_sum), log_sum
+    return below_peak + elementwise.product(mass, log_sum), log_sum
 
 
 def _below_and_exp(logits, peak, present):
-    below = _numerics.where(present, logits, 0) - peak
+    below = xla.where(present, logits, 0) - peak
     return below, jnp.exp(below)
 
 
@@ -378,7 +378,7 @@ def _cross_entropy_jvp(axes, axis_name, primals, tangents):
         log_parts = jnp.where(present, scale * exps, 0) * tangents[0]
     if not isinstance(tangents[1], SymbolicZero):
         surprise = jnp.where(present, log_sum - _less_at_peak(below, at_peak, 0), 0)
-        parts = parts + _numerics.silenced(labels, surprise) * tangents[1]
+        parts = parts + elementwise.silenced(labels, surprise) * tangents[1]
     totals = (_classes.total(x, axes, axis_name) for x in (parts, log_parts))
     return (losses, log_sum), tuple(totals)
 

@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
+from jaxloss._base import checks, elementwise, norms
+from jaxloss._base.call import public
 
 
-@public(static=("axis",), domain={"eps": _checks.NON_NEGATIVE})
+@public(static=("axis",), domain={"eps": checks.NON_NEGATIVE})
 def cosine_similarity(
     x1: ArrayLike,
     x2: ArrayLike,
     *,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -56,16 +56,16 @@ def cosine_similarity(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineSimilarity.html
     """
-    x1, x2 = _checks.arrays(x1=x1, x2=x2)
+    x1, x2 = checks.arrays(x1=x1, x2=x2)
     try:
         pairs = jax.ShapeDtypeStruct(jnp.broadcast_shapes(x1.shape, x2.shape, (1,)), x1.dtype)
     except ValueError:
-        _checks.fail(ValueError, "x2", f"broadcast with the shape {x1.shape}", x2.shape)
-    axes = _checks.axes(axis, pairs, "x1")
-    where = _checks.mask(where, "x1", pairs)
-    x1, x2 = (_numerics.kept(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
-    eps = _checks.number("eps", eps, x1)
-    return jnp.squeeze(_numerics.cosine(x1, x2, eps, axes), axes)
+        checks.fail(ValueError, "x2", f"broadcast with the shape {x1.shape}", x2.shape)
+    axes = checks.axes(axis, pairs, "x1")
+    where = checks.mask(where, "x1", pairs)
+    x1, x2 = (elementwise.kept(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
+    eps = checks.number("eps", eps, x1)
+    return jnp.squeeze(norms.cosine(x1, x2, eps, axes), axes)
 
 
 @public(static=("axis",))
@@ -75,7 +75,7 @@ def cosine_embedding_loss(
     targets: ArrayLike,
     *,
     margin: ArrayLike = 0.0,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Cosine embedding loss: similar pairs in one direction, dissimilar ones in others.
@@ -109,21 +109,21 @@ def cosine_embedding_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineEmbeddingLoss.html
     """
-    x1, x2, targets = _checks.arrays(x1=x1, x2=x2, targets=targets)
-    _checks.same_shape(x1=x1, x2=x2)
-    axes = _checks.axes(axis, x1, "x1")
+    x1, x2, targets = checks.arrays(x1=x1, x2=x2, targets=targets)
+    checks.same_shape(x1=x1, x2=x2)
+    axes = checks.axes(axis, x1, "x1")
     shape = _batch_shape(x1, axes)
     if targets.shape != shape:
-        _checks.fail(ValueError, "targets", f"have shape {shape}", targets.shape)
+        checks.fail(ValueError, "targets", f"have shape {shape}", targets.shape)
     where, keep = _pairs(where, x1, axes)
-    x1, x2 = _numerics.kept(keep, x1), _numerics.kept(keep, x2)
-    targets = _numerics.kept(where, targets, 1)
+    x1, x2 = elementwise.kept(keep, x1), elementwise.kept(keep, x2)
+    targets = elementwise.kept(where, targets, 1)
     similarity = cosine_similarity(x1, x2, axis=axis)
-    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, similarity))
+    checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, similarity))
     similar = jnp.where(targets == 1, 1 - similarity, 0)
-    losses = similar + jnp.where(targets == -1, _numerics.hinge(similarity - margin), 0)
-    return _numerics.kept(where, losses)
+    losses = similar + jnp.where(targets == -1, elementwise.hinge(similarity - margin), 0)
+    return elementwise.kept(where, losses)
 
 
 def _aligned(x: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
@@ -141,7 +141,7 @@ def _pairs(
 ) -> tuple[jax.Array | None, jax.Array | None]:
     """Which pairs or triplets take part, one for each; and the same beside their vectors."""
     losses = jax.ShapeDtypeStruct(_batch_shape(vectors, axes), vectors.dtype)
-    where = _checks.mask(where, "losses", losses)
+    where = checks.mask(where, "losses", losses)
     return where, None if where is None else jnp.expand_dims(where, axes)
 
 
@@ -152,7 +152,7 @@ def pairwise_distance(
     *,
     p: float = 2.0,
     eps: ArrayLike = 1e-6,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     keepdims: bool = False,
     where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -187,19 +187,19 @@ def pairwise_distance(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.PairwiseDistance.html
     """
-    x1, x2 = _checks.arrays(x1=x1, x2=x2)
-    _checks.same_shape(x1=x1, x2=x2)
-    axes = _checks.axes(axis, x1, "x1")
+    x1, x2 = checks.arrays(x1=x1, x2=x2)
+    checks.same_shape(x1=x1, x2=x2)
+    axes = checks.axes(axis, x1, "x1")
     if not isinstance(p, int | float) or math.isnan(p):
-        _checks.fail(ValueError, "p", "be a number", repr(p))
-    eps = _checks.hyper_parameter("eps", eps, x1)
+        checks.fail(ValueError, "p", "be a number", repr(p))
+    eps = checks.hyper_parameter("eps", eps, x1)
     _, keep = _pairs(where, x1, axes)
-    x1, x2, eps = (_numerics.kept(keep, x) for x in (x1, x2, eps))
-    distances = _numerics.kept(keep, _numerics.distance(x1, x2, eps, p, axes))
+    x1, x2, eps = (elementwise.kept(keep, x) for x in (x1, x2, eps))
+    distances = elementwise.kept(keep, norms.distance(x1, x2, eps, p, axes))
     return distances if keepdims else jnp.squeeze(distances, axes)
 
 
-@public(static=("p", "swap", "axis"), domain={"margin": _checks.POSITIVE})
+@public(static=("p", "swap", "axis"), domain={"margin": checks.POSITIVE})
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
@@ -209,7 +209,7 @@ def triplet_margin_loss(
     p: float = 2.0,
     eps: ArrayLike = 1e-6,
     swap: bool = False,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Triplet margin loss: the anchor closer to the positive than to the negative by a margin.
@@ -247,15 +247,15 @@ def triplet_margin_loss(
     Source: Balntas et al., Learning local feature descriptors with triplets and shallow
     convolutional neural networks (2016).
     """
-    anchors, positives, negatives = _checks.arrays(
+    anchors, positives, negatives = checks.arrays(
         anchors=anchors, positives=positives, negatives=negatives
     )
-    _checks.same_shape(anchors=anchors, positives=positives, negatives=negatives)
-    axes = _checks.axes(axis, anchors, "anchors")
-    eps = _checks.hyper_parameter("eps", eps, anchors)
+    checks.same_shape(anchors=anchors, positives=positives, negatives=negatives)
+    axes = checks.axes(axis, anchors, "anchors")
+    eps = checks.hyper_parameter("eps", eps, anchors)
     where, keep = _pairs(where, anchors, axes)
     anchors, positives, negatives, eps = (
-        _numerics.kept(keep, x) for x in (anchors, positives, negatives, eps)
+        elementwise.kept(keep, x) for x in (anchors, positives, negatives, eps)
     )
 
     def distance(x1: jax.Array, x2: jax.Array, eps: jax.Array) -> jax.Array:
@@ -358,8 +358,8 @@ def triplets(
     """One loss per triplet, with distances of one's own or the default ones."""
     near, far, between = defaults if distance_function is None else (distance_function,) * 3
     if not callable(near):
-        with _checks.speaking_for(_checks.Caller("triplet_margin_with_distance_loss", {})):
-            _checks.fail(TypeError, "distance_function", "be callable or None", repr(near))
+        with checks.speaking_for(checks.Caller("triplet_margin_with_distance_loss", {})):
+            checks.fail(TypeError, "distance_function", "be callable or None", repr(near))
     return _triplet_margin_with_distance_loss(
         near(anchors, positives),
         far(anchors, negatives),
@@ -387,15 +387,15 @@ def default_distances(*names: str) -> tuple[Distance, Distance, Distance]:
 
 def _distance_backwards(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
     """‖x1 - x2 + eps‖ of arguments exchanged, see `triplet_margin_loss`."""
-    x1, x2 = _checks.arrays(x1=x1, x2=x2)
-    _checks.same_shape(x1=x1, x2=x2)
+    x1, x2 = checks.arrays(x1=x1, x2=x2)
+    checks.same_shape(x1=x1, x2=x2)
     return pairwise_distance(x2, x1, eps=-1e-6)
 
 
 _DISTANCES = default_distances("anchors", "positives", "negatives")
 
 
-@public(domain={"margin": _checks.POSITIVE}, name="triplet_margin_with_distance_loss")
+@public(domain={"margin": checks.POSITIVE}, name="triplet_margin_with_distance_loss")
 def _triplet_margin_with_distance_loss(
     near: ArrayLike,
     far: ArrayLike,
@@ -406,9 +406,9 @@ def _triplet_margin_with_distance_loss(
 ) -> jax.Array:
     given = [near, far] if between is None else [near, far, between]
     names = ("anchor to positive", "anchor to negative", "positive to negative")
-    distances = _checks.arrays(**dict(zip(names, given, strict=False)))
-    _checks.same_shape(**dict(zip(names, distances, strict=False)))
-    where = _checks.mask(where, "anchor to positive", distances[0])
+    distances = checks.arrays(**dict(zip(names, given, strict=False)))
+    checks.same_shape(**dict(zip(names, distances, strict=False)))
+    where = checks.mask(where, "anchor to positive", distances[0])
     return _hinge_of_distances(*distances, margin=margin, where=where)
 
 
@@ -422,6 +422,6 @@ def _hinge_of_distances(
 ) -> jax.Array:
     """`near` and `far` are the anchors' distances, `between` that of positive and negative."""
     if between is not None:
-        far = _numerics.lesser(far, between)
-    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, near))
-    return _numerics.kept(where, _numerics.hinge(near - far + margin))
+        far = elementwise.lesser(far, between)
+    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, near))
+    return elementwise.kept(where, elementwise.hinge(near - far + margin))

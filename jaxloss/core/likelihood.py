@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
-from jaxloss.core import _classes
+from jaxloss._base import checks, elementwise, xla
+from jaxloss._base.call import public
+from jaxloss.core.classes import labels as _classes
 
 
 @public(static=("axis",), labels=("labels",))
@@ -19,7 +19,7 @@ def negative_log_likelihood(
     log_probs: ArrayLike,
     labels: ArrayLike,
     *,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Negative log likelihood of integer labels under given log probabilities.
@@ -52,14 +52,14 @@ def negative_log_likelihood(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html
     """
-    (log_probs,) = _checks.arrays(log_probs=log_probs)
-    axes = _checks.axes(axis, log_probs, "log_probs")
-    where = _checks.mask(where, "log_probs", log_probs)
+    (log_probs,) = checks.arrays(log_probs=log_probs)
+    axes = checks.axes(axis, log_probs, "log_probs")
+    where = checks.mask(where, "log_probs", log_probs)
     found = _classes.index(labels, log_probs, axes, where, names=("log_probs", "labels"))
     return -jnp.squeeze(_classes.pick(log_probs, found, axes), axes)
 
 
-@public(static=("log_input", "full"), domain={"eps": _checks.NON_NEGATIVE})
+@public(static=("log_input", "full"), domain={"eps": checks.NON_NEGATIVE})
 def poisson_nll_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -102,23 +102,23 @@ def poisson_nll_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.PoissonNLLLoss.html
     """
-    predictions, targets = _checks.arrays(predictions=predictions, targets=targets)
-    _checks.same_shape(predictions=predictions, targets=targets)
-    where = _checks.mask(where, "predictions", predictions)
-    predictions, targets = (_numerics.kept(where, x, 1) for x in (predictions, targets))
-    _checks.require(targets >= 0, "targets", "be counts of 0 or more")
+    predictions, targets = checks.arrays(predictions=predictions, targets=targets)
+    checks.same_shape(predictions=predictions, targets=targets)
+    where = checks.mask(where, "predictions", predictions)
+    predictions, targets = (elementwise.kept(where, x, 1) for x in (predictions, targets))
+    checks.require(targets >= 0, "targets", "be counts of 0 or more")
     if log_input:
         losses = _poisson(predictions, targets)
     else:
-        _checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
-        eps = _numerics.kept(where, _checks.hyper_parameter("eps", eps, predictions))
-        losses = predictions - _numerics.xlogy(targets, predictions + eps)
+        checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
+        eps = elementwise.kept(where, checks.hyper_parameter("eps", eps, predictions))
+        losses = predictions - elementwise.xlogy(targets, predictions + eps)
     if full:
         above_1 = targets > 1
         y = jnp.where(above_1, targets, 1)
         stirling = y * jnp.log(y) - y + 0.5 * jnp.log(2 * math.pi * y)
         losses = losses + jnp.where(above_1, stirling, 0)
-    return _numerics.kept(where, losses)
+    return elementwise.kept(where, losses)
 
 
 @jax.custom_jvp
@@ -128,15 +128,15 @@ def _poisson(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _poisson_jvp(primals, tangents):
     (x, y), (x_dot, y_dot) = primals, tangents
-    by_log_rate = jnp.exp(_numerics.again(x)) - y
-    by_count = -_numerics.silenced(y, x)
-    return _poisson(x, y), _numerics.along(x, (by_log_rate, x_dot), (by_count, y_dot))
+    by_log_rate = jnp.exp(xla.again(x)) - y
+    by_count = -elementwise.silenced(y, x)
+    return _poisson(x, y), xla.along(x, (by_log_rate, x_dot), (by_count, y_dot))
 
 
 _poisson.defjvp(_poisson_jvp, symbolic_zeros=True)
 
 
-@public(static=("full",), domain={"eps": _checks.NON_NEGATIVE})
+@public(static=("full",), domain={"eps": checks.NON_NEGATIVE})
 def gaussian_nll_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -180,21 +180,21 @@ def gaussian_nll_loss(
     Source: Nix and Weigend, Estimating the mean and variance of the target probability
     distribution (1994).
     """
-    predictions, targets, variances = _checks.arrays(
+    predictions, targets, variances = checks.arrays(
         predictions=predictions, targets=targets, variances=variances
     )
-    targets = _checks.broadcast("targets", targets, predictions, same_rank=True)
+    targets = checks.broadcast("targets", targets, predictions, same_rank=True)
     if variances.ndim:
-        variances = _checks.broadcast("variances", variances, predictions, same_rank=True)
-    where = _checks.mask(where, "predictions", predictions)
+        variances = checks.broadcast("variances", variances, predictions, same_rank=True)
+    where = checks.mask(where, "predictions", predictions)
     predictions, targets, variances = (
-        _numerics.kept(where, x, 1) for x in (predictions, targets, variances)
+        elementwise.kept(where, x, 1) for x in (predictions, targets, variances)
     )
-    _checks.require(variances >= 0, "variances", "be 0 or more")
-    eps = _numerics.kept(where, _checks.hyper_parameter("eps", eps, predictions), 1)
+    checks.require(variances >= 0, "variances", "be 0 or more")
+    eps = elementwise.kept(where, checks.hyper_parameter("eps", eps, predictions), 1)
     losses = _gaussian(predictions, targets, variances, eps)
     losses = losses + 0.5 * math.log(2 * math.pi) if full else losses
-    return _numerics.kept(where, losses)
+    return elementwise.kept(where, losses)
 
 
 @jax.custom_jvp
@@ -208,9 +208,9 @@ def _gaussian_jvp(primals, tangents):
     # Autodiff would not reach a variance below eps, and squares v, which overflows where the
     # derivative does not.
     x, y, variance, eps = primals
-    v, error = _raised(variance, eps), _numerics.again(x) - y
-    ratio = _numerics.quotient(error, v)
-    by_variance = 0.5 * _numerics.quotient(tangents[2] - error * (ratio * tangents[2]), v)
+    v, error = _raised(variance, eps), xla.again(x) - y
+    ratio = elementwise.quotient(error, v)
+    by_variance = 0.5 * elementwise.quotient(tangents[2] - error * (ratio * tangents[2]), v)
     return _gaussian(*primals), ratio * (tangents[0] - tangents[1]) + by_variance
 
 
@@ -224,7 +224,7 @@ def kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Kullback-Leibler divergence of a predicted from a target distribution.
@@ -258,17 +258,17 @@ def kl_divergence(
 
     Source: Kullback and Leibler, On information and sufficiency (1951).
     """
-    log_predictions, targets = _checks.arrays(log_predictions=log_predictions, targets=targets)
-    _checks.same_shape(log_predictions=log_predictions, targets=targets)
-    axes = _checks.axes(axis, log_predictions, "log_predictions")
-    where = _checks.mask(where, "log_predictions", log_predictions)
+    log_predictions, targets = checks.arrays(log_predictions=log_predictions, targets=targets)
+    checks.same_shape(log_predictions=log_predictions, targets=targets)
+    axes = checks.axes(axis, log_predictions, "log_predictions")
+    where = checks.mask(where, "log_predictions", log_predictions)
     rule = "be probabilities in [0, 1]"
-    _checks.require((targets >= 0) & (targets <= 1), "targets", rule, where)
+    checks.require((targets >= 0) & (targets <= 1), "targets", rule, where)
     if where is not None:
         log_predictions = jnp.where(where, log_predictions, 0)
         targets = jnp.where(where, targets, 0)
     log_targets = jnp.log(jnp.where(targets == 0, 1, targets))
-    return jnp.sum(_numerics.product(targets, log_targets - log_predictions), axes)
+    return jnp.sum(elementwise.product(targets, log_targets - log_predictions), axes)
 
 
 @public(static=("axis",))
@@ -276,7 +276,7 @@ def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
     *,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Kullback-Leibler divergence of a predicted from a target distribution, both as logarithms.
@@ -309,14 +309,14 @@ def kl_divergence_with_log_targets(
 
     Source: Kullback and Leibler, On information and sufficiency (1951).
     """
-    log_predictions, log_targets = _checks.arrays(
+    log_predictions, log_targets = checks.arrays(
         log_predictions=log_predictions, log_targets=log_targets
     )
-    _checks.same_shape(log_predictions=log_predictions, log_targets=log_targets)
-    axes = _checks.axes(axis, log_predictions, "log_predictions")
-    where = _checks.mask(where, "log_predictions", log_predictions)
+    checks.same_shape(log_predictions=log_predictions, log_targets=log_targets)
+    axes = checks.axes(axis, log_predictions, "log_predictions")
+    where = checks.mask(where, "log_predictions", log_predictions)
     rule = "be logarithms of probabilities, 0 or less"
-    _checks.require(log_targets <= 0, "log_targets", rule, where)
+    checks.require(log_targets <= 0, "log_targets", rule, where)
     if where is not None:
         log_predictions = jnp.where(where, log_predictions, 0)
         log_targets = jnp.where(where, log_targets, -jnp.inf)

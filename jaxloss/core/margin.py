@@ -12,9 +12,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
-from jaxloss.core import _classes
+from jaxloss._base import checks, elementwise, xla
+from jaxloss._base.call import public
+from jaxloss.core.classes import labels as _classes
 
 
 @public()
@@ -53,18 +53,18 @@ def hinge_embedding_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.HingeEmbeddingLoss.html
     """
-    distances, targets = _checks.arrays(distances=distances, targets=targets)
-    _checks.same_shape(distances=distances, targets=targets)
-    where = _checks.mask(where, "distances", distances)
-    distances, targets = (_numerics.kept(where, x, 1) for x in (distances, targets))
-    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, distances))
-    return _numerics.kept(where, _hinge_embedding(distances, targets, margin))
+    distances, targets = checks.arrays(distances=distances, targets=targets)
+    checks.same_shape(distances=distances, targets=targets)
+    where = checks.mask(where, "distances", distances)
+    distances, targets = (elementwise.kept(where, x, 1) for x in (distances, targets))
+    checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, distances))
+    return elementwise.kept(where, _hinge_embedding(distances, targets, margin))
 
 
 @jax.custom_jvp
 def _hinge_embedding(distances, targets, margin):
-    dissimilar = _numerics.hinge(margin - distances)
+    dissimilar = elementwise.hinge(margin - distances)
     both = distances + dissimilar
     return jnp.where(targets == 1, distances, jnp.where(targets == -1, dissimilar, both))
 
@@ -119,13 +119,13 @@ def margin_ranking_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MarginRankingLoss.html
     """
-    scores1, scores2, targets = _checks.arrays(scores1=scores1, scores2=scores2, targets=targets)
-    _checks.same_shape(scores1=scores1, scores2=scores2, targets=targets)
-    where = _checks.mask(where, "scores1", scores1)
-    scores1, scores2, targets = (_numerics.kept(where, x, 1) for x in (scores1, scores2, targets))
-    _checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = _numerics.kept(where, _checks.hyper_parameter("margin", margin, scores1))
-    return _numerics.kept(where, _numerics.hinge(margin - targets * (scores1 - scores2)))
+    scores1, scores2, targets = checks.arrays(scores1=scores1, scores2=scores2, targets=targets)
+    checks.same_shape(scores1=scores1, scores2=scores2, targets=targets)
+    where = checks.mask(where, "scores1", scores1)
+    scores1, scores2, targets = (elementwise.kept(where, x, 1) for x in (scores1, scores2, targets))
+    checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
+    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, scores1))
+    return elementwise.kept(where, elementwise.hinge(margin - targets * (scores1 - scores2)))
 
 
 @public(static=("p", "axis"), labels=("labels",))
@@ -136,7 +136,7 @@ def multi_margin_loss(
     p: int = 1,
     margin: ArrayLike = 1.0,
     class_weights: ArrayLike | None = None,
-    axis: _checks.Axis = -1,
+    axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Multi-class margin loss: the label's score above every other by a margin.
@@ -174,19 +174,19 @@ def multi_margin_loss(
     Source: Crammer and Singer, On the algorithmic implementation of multiclass kernel-based
     vector machines (2001); https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html
     """
-    _checks.one_of("p", p, (1, 2))
-    (scores,) = _checks.arrays(scores=scores)
-    axes = _checks.axes(axis, scores, "scores")
-    where = _checks.mask(where, "scores", scores)
+    checks.one_of("p", p, (1, 2))
+    (scores,) = checks.arrays(scores=scores)
+    axes = checks.axes(axis, scores, "scores")
+    where = checks.mask(where, "scores", scores)
     found = _classes.index(labels, scores, axes, where, names=("scores", "labels"))
-    margin = _checks.number("margin", margin, scores)
-    scores = _numerics.kept(where, scores)
+    margin = checks.number("margin", margin, scores)
+    scores = elementwise.kept(where, scores)
     count = _classes.count(scores, axes, where)
     losses = jnp.expand_dims(_hinges(scores, margin, found, where, p, axes), axes)
     losses = jnp.squeeze(losses / count, axes)
     if class_weights is not None:
         weights = _classes.label_weights(class_weights, scores, found, axes)
-        losses = _numerics.product(weights, losses)
+        losses = elementwise.product(weights, losses)
     return losses
 
 
@@ -199,7 +199,7 @@ def _hinges(scores, margin, labels, where, p, axes):
 
 def _shortfalls(scores, margin, labels, where, axes):
     short = scores - _classes.pick(scores, labels, axes) + margin
-    return _numerics.kept(where, jnp.where(labels.hot | (short <= 0), 0, short))
+    return elementwise.kept(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
 def _hinges_jvp(p, axes, primals, tangents):
@@ -207,14 +207,12 @@ def _hinges_jvp(p, axes, primals, tangents):
     scores, margin, labels, where = primals
     short = _shortfalls(scores, margin, labels, where, axes)
     total = jnp.sum(jnp.sign(short) if p == 1 else 2 * short, axes, keepdims=True)
-    total = _numerics.nan_where(labels.bad, total)  # It is; so XLA stores it for no class.
+    total = xla.nan_where(labels.bad, total)  # It is; so XLA stores it for no class.
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
     value = _hinges(*primals, p, axes)
-    along = _numerics.along(scores, (gradient, tangents[0]))
-    return value, jnp.sum(along, axes) + _numerics.along(
-        value, (jnp.squeeze(total, axes), tangents[1])
-    )
+    along = xla.along(scores, (gradient, tangents[0]))
+    return value, jnp.sum(along, axes) + xla.along(value, (jnp.squeeze(total, axes), tangents[1]))
 
 
 _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
@@ -257,14 +255,14 @@ def multilabel_margin_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiLabelMarginLoss.html
     """
-    (scores,) = _checks.arrays(scores=scores)
-    axes = _checks.axes(axis, scores, "scores")
+    (scores,) = checks.arrays(scores=scores)
+    axes = checks.axes(axis, scores, "scores")
     if len(axes) != 1:
-        _checks.fail(ValueError, "axis", "be one dimension", axis)
+        checks.fail(ValueError, "axis", "be one dimension", axis)
     _classes.require_classes("scores", scores, axes)
-    labels = _checks.labels("labels", labels, scores.shape)
-    where = _checks.mask(where, "scores", scores)
-    scores = _numerics.kept(where, scores)
+    labels = checks.labels("labels", labels, scores.shape)
+    where = checks.mask(where, "scores", scores)
+    scores = elementwise.kept(where, scores)
     if where is not None:
         labels = jnp.where(_classes.any_class(where, axes), labels, -1)
         where = jnp.moveaxis(where, axes[0], -1)
@@ -274,7 +272,7 @@ def multilabel_margin_loss(
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True)
     free, bad = _no_labels(scores, labels, ends, where)
     losses, _ = _pairwise_hinge(scores, labels, ends, where, free, bad)
-    _checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
+    checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
     return jnp.squeeze(losses[..., None] / _classes.count(scores, (scores.ndim - 1,), where), -1)
 
 
@@ -305,9 +303,9 @@ def _pairwise_hinge(
         return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)
 
     # Made of the arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
-    nothing = _numerics.tied((free & False).astype(scores.dtype), scores)
+    nothing = xla.tied((free & False).astype(scores.dtype), scores)
     losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
-    return _numerics.nan_where(bad, losses), _numerics.nan_where(bad[..., None], gradient)
+    return xla.nan_where(bad, losses), xla.nan_where(bad[..., None], gradient)
 
 
 @_pairwise_hinge.defjvp

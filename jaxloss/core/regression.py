@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
+from jaxloss._base import checks, elementwise, norms, xla
+from jaxloss._base.call import public
 
 
 def _loss_of(
@@ -23,16 +23,16 @@ def _loss_of(
 ) -> jax.Array:
     """The loss of the checked arguments, and 0 for what does not take part."""
     given = {"predictions": predictions} | ({} if targets is None else {"targets": targets})
-    arrays = _checks.arrays(**given, complex_too=complex_too)
-    _checks.same_shape(**dict(zip(given, arrays, strict=True)))
+    arrays = checks.arrays(**given, complex_too=complex_too)
+    checks.same_shape(**dict(zip(given, arrays, strict=True)))
     x = arrays[0]
-    where = _checks.mask(where, "predictions", x)
-    numbers = [_checks.hyper_parameter(name, y, x) for name, y in hyper_parameters.items()]
-    arrays = [_numerics.kept(where, y) for y in arrays]
+    where = checks.mask(where, "predictions", x)
+    numbers = [checks.hyper_parameter(name, y, x) for name, y in hyper_parameters.items()]
+    arrays = [elementwise.kept(where, y) for y in arrays]
     if targets is None:
         arrays.append(jnp.zeros((), x.dtype))
-    numbers = [_numerics.kept(where, y, 1) for y in numbers]
-    return _numerics.kept(where, loss(*arrays, *numbers))
+    numbers = [elementwise.kept(where, y, 1) for y in numbers]
+    return elementwise.kept(where, loss(*arrays, *numbers))
 
 
 def _of_error(
@@ -49,32 +49,32 @@ def _of_error(
         # error, written as in the value, would be stored for both.
         x, y, *hyper_parameters = primals
         x_dot, y_dot, *dots = tangents
-        by_error, *others = slopes(_numerics.again(x) - y, *hyper_parameters)
+        by_error, *others = slopes(xla.again(x) - y, *hyper_parameters)
         terms = [(by_error, x_dot), (-by_error, y_dot), *zip(others, dots, strict=True)]
-        return loss(*primals), _numerics.along(x, *terms)
+        return loss(*primals), xla.along(x, *terms)
 
     loss.defjvp(_jvp, symbolic_zeros=True)
     return loss
 
 
-_real_absolute = _of_error(_numerics.absolute, lambda error: (jnp.sign(error),))
+_real_absolute = _of_error(norms.absolute, lambda error: (jnp.sign(error),))
 
 
 def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _numerics.absolute(x - y) if jnp.iscomplexobj(x) else _real_absolute(x, y)
+    return norms.absolute(x - y) if jnp.iscomplexobj(x) else _real_absolute(x, y)
 
 
 _squared = _of_error(jnp.square, lambda error: (2 * error,))
 
 
 def _huber_value(error: jax.Array, delta: jax.Array) -> jax.Array:
-    size = _numerics.absolute(error)
+    size = norms.absolute(error)
     half = jnp.minimum(0.5 * size, 0.5 * delta)
     return 2 * (half * (size - half))
 
 
 def _huber_slopes(error: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    size = _numerics.absolute(error)
+    size = norms.absolute(error)
     small = size < delta
     return jnp.where(small, error, delta * jnp.sign(error)), jnp.where(small, 0, size - delta)
 
@@ -83,7 +83,7 @@ _huber = _of_error(_huber_value, _huber_slopes)
 
 
 def _smooth_l1_value(error: jax.Array, beta: jax.Array) -> jax.Array:
-    size = _numerics.absolute(error)
+    size = norms.absolute(error)
     limits = jnp.finfo(beta.dtype)
     beta = jnp.maximum(beta, float(limits.tiny))
     half = jnp.minimum(0.5 * size / beta, 0.5)
@@ -91,7 +91,7 @@ def _smooth_l1_value(error: jax.Array, beta: jax.Array) -> jax.Array:
 
 
 def _smooth_l1_slopes(error: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    small = _numerics.absolute(error) < beta
+    small = norms.absolute(error) < beta
     ratio = jnp.where(small, error, 0) / jnp.where(beta == 0, 1, beta)
     by_error = jnp.where(small, ratio, jnp.sign(error))
     return by_error, -0.5 * jnp.where(small, jnp.square(ratio), 1)
@@ -164,7 +164,7 @@ def squared_error(
     return _loss_of(_squared, predictions, targets, where)
 
 
-@public(domain={"delta": _checks.POSITIVE})
+@public(domain={"delta": checks.POSITIVE})
 def huber_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -201,7 +201,7 @@ def huber_loss(
     return _loss_of(_huber, predictions, targets, where, delta=delta)
 
 
-@public(domain={"beta": _checks.NON_NEGATIVE})
+@public(domain={"beta": checks.NON_NEGATIVE})
 def smooth_l1_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,

@@ -7,7 +7,6 @@ from jaxloss.functional.binary import (
 from jaxloss.functional.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from jaxloss.functional.binary import soft_margin_loss as soft_margin_loss
 from jaxloss.functional.cross_entropy import cross_entropy as cross_entropy
-from jaxloss.functional.ctc import ctc_loss as ctc_loss
 from jaxloss.functional.embedding import cosine_embedding_loss as cosine_embedding_loss
 from jaxloss.functional.embedding import cosine_similarity as cosine_similarity
 from jaxloss.functional.embedding import pairwise_distance as pairwise_distance
@@ -19,7 +18,7 @@ from jaxloss.functional.likelihood import gaussian_nll_loss as gaussian_nll_loss
 from jaxloss.functional.likelihood import kl_div as kl_div
 from jaxloss.functional.likelihood import nll_loss as nll_loss
 from jaxloss.functional.likelihood import poisson_nll_loss as poisson_nll_loss
-from jaxloss.functional.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
+from jaxloss.functional.linear import linear_cross_entropy as linear_cross_entropy
 from jaxloss.functional.margin import hinge_embedding_loss as hinge_embedding_loss
 from jaxloss.functional.margin import margin_ranking_loss as margin_ranking_loss
 from jaxloss.functional.margin import multi_margin_loss as multi_margin_loss
@@ -28,3 +27,4 @@ from jaxloss.functional.regression import huber_loss as huber_loss
 from jaxloss.functional.regression import l1_loss as l1_loss
 from jaxloss.functional.regression import mse_loss as mse_loss
 from jaxloss.functional.regression import smooth_l1_loss as smooth_l1_loss
+from jaxloss.functional.sequences import ctc_loss as ctc_loss

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
-from jaxloss._reduction import Reduction, reduce_as_torch
-from jaxloss.core import _classes
+from jaxloss._base import checks, elementwise
+from jaxloss._base.call import public
+from jaxloss._base.reduction import Reduction, reduce_as_torch
+from jaxloss.core.classes import labels as _classes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +47,7 @@ def torch_function(
     *,
     static: tuple[str, ...] = (),
     labels: tuple[str, ...] = (),
-    domain: Mapping[str, _checks.Domain] | None = None,
+    domain: Mapping[str, checks.Domain] | None = None,
     absent_at_default: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
     name: str | None = None,
@@ -98,17 +98,17 @@ def reduced(
 ) -> jax.Array:
     """Reduces as torch does; `weights`, already in the losses, make up the mean's denominator."""
     allowed = ("none", "mean", "sum", "batchmean") if batchmean else ("none", "mean", "sum")
-    _checks.one_of("reduction", reduction, allowed)
+    checks.one_of("reduction", reduction, allowed)
     return reduce_as_torch(losses, reduction, weights)
 
 
 def weighted(losses: jax.Array, weight: ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
     """The losses times one weight per element, and those weights."""
-    weight = _checks.follower("weight", weight, losses)
+    weight = checks.follower("weight", weight, losses)
     if weight is None:
         return losses, None
-    _checks.same_shape(input=losses, weight=weight)
-    return _numerics.product(weight, losses), weight
+    checks.same_shape(input=losses, weight=weight)
+    return elementwise.product(weight, losses), weight
 
 
 def class_dimension(input: ArrayLike, *, most: int | None = None) -> int:
@@ -116,7 +116,7 @@ def class_dimension(input: ArrayLike, *, most: int | None = None) -> int:
     shape = jnp.shape(input)
     if not shape or (most and len(shape) > most):
         shapes = "(C) or (N, C)" if most else "(C), (N, C) or (N, C, d1, ..., dK)"
-        _checks.fail(ValueError, "input", f"have shape {shapes}", shape)
+        checks.fail(ValueError, "input", f"have shape {shapes}", shape)
     return 0 if len(shape) == 1 else 1
 
 
@@ -131,12 +131,12 @@ class ClassTargets(NamedTuple):
 def class_targets(
     input: ArrayLike, target: ArrayLike, weight: ArrayLike | None, ignore_index: ArrayLike, dim: int
 ) -> ClassTargets:
-    (input,) = _checks.arrays(input=input)
+    (input,) = checks.arrays(input=input)
     shape = input.shape[:dim] + input.shape[dim + 1 :]
-    target, hint = _checks.array("target", target), ""
+    target, hint = checks.array("target", target), ""
     if target.shape != shape and target.shape == input.shape[:-1]:
         hint = f": the classes stand in axis {dim}, so write `jnp.moveaxis(input, -1, {dim})`"
-    labels = _checks.labels("target", target, shape, hint)
+    labels = checks.labels("target", target, shape, hint)
     where = jnp.expand_dims(taking_part(target, ignore_index), dim)
     found = _classes.index(labels, input, (dim,), where, names=("input", "target"))
     return ClassTargets(labels, where, _classes.label_weights(weight, input, found, (dim,)))
@@ -145,10 +145,10 @@ def class_targets(
 def taking_part(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:
     """Whether each label, in the dtype in which it came, is another than `ignore_index`."""
     if ignore_index is None:
-        _checks.fail(TypeError, "ignore_index", "be an integer", None)
+        checks.fail(TypeError, "ignore_index", "be an integer", None)
     ignored = jnp.asarray(ignore_index)
     if ignored.ndim or not jnp.issubdtype(ignored.dtype, jnp.integer):
-        _checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())
+        checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())
     if ignored.dtype == target.dtype:
         return target != ignored
     # A cast to either's dtype would take one number for another: 2^32 - 1 is not -1.

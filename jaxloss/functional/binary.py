@@ -5,18 +5,18 @@ from __future__ import annotations
 import jax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._reduction import Reduction
+from jaxloss._base import checks, elementwise
+from jaxloss._base.reduction import Reduction
 from jaxloss.core import binary as core
 from jaxloss.functional._torch import reduced, torch_function
 
 
 def _weighted(losses: jax.Array, weight: ArrayLike | None) -> jax.Array:
     """The losses times weights that broadcast to them."""
-    weight = _checks.follower("weight", weight, losses)
+    weight = checks.follower("weight", weight, losses)
     if weight is None:
         return losses
-    return _numerics.product(_checks.broadcast("weight", weight, losses), losses)
+    return elementwise.product(checks.broadcast("weight", weight, losses), losses)
 
 
 @torch_function()

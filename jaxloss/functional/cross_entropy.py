@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._reduction import Reduction
+from jaxloss._base import checks
+from jaxloss._base.reduction import Reduction
 from jaxloss.core import cross_entropy as core
 from jaxloss.functional._torch import class_dimension, class_targets, reduced, torch_function
 
 
 @torch_function(
     labels=("target", "ignore_index"),
-    domain={"label_smoothing": _checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing", "ignore_index"),
 )
 def cross_entropy(
@@ -74,10 +74,10 @@ def cross_entropy(
     if target.shape == jnp.shape(input):
         if not jnp.issubdtype(target.dtype, jnp.floating):
             rule = "be floating-point where it has `input`'s shape, as class probabilities"
-            _checks.fail(TypeError, "target", rule, target.dtype)
+            checks.fail(TypeError, "target", rule, target.dtype)
         if not (isinstance(ignore_index, int) and ignore_index == -100):
             rule = "be left at -100 for class probabilities"
-            _checks.fail(ValueError, "ignore_index", rule, "another class index")
+            checks.fail(ValueError, "ignore_index", rule, "another class index")
         losses = core.softmax_cross_entropy(
             input, target, axis=dim, class_weights=weight, label_smoothing=label_smoothing
         )

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._public import public
-from jaxloss._reduction import Reduction
+from jaxloss._base import checks
+from jaxloss._base.call import public
+from jaxloss._base.reduction import Reduction
 from jaxloss.core import embedding as core
 from jaxloss.functional._torch import NAMES, reduced, torch_function
 
 
-@public(static=("dim",), domain={"eps": _checks.NON_NEGATIVE}, names=NAMES)
+@public(static=("dim",), domain={"eps": checks.NON_NEGATIVE}, names=NAMES)
 def cosine_similarity(
     x1: ArrayLike, x2: ArrayLike, dim: int = 1, eps: ArrayLike = 1e-8
 ) -> jax.Array:
@@ -131,7 +131,7 @@ def cosine_embedding_loss(
     return reduced(core.cosine_embedding_loss(input1, input2, target, margin=margin), reduction)
 
 
-@torch_function(static=("p", "swap"), domain={"margin": _checks.POSITIVE})
+@torch_function(static=("p", "swap"), domain={"margin": checks.POSITIVE})
 def triplet_margin_loss(
     anchor: ArrayLike,
     positive: ArrayLike,

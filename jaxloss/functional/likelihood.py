@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._reduction import BatchReduction, Reduction
+from jaxloss._base import checks, elementwise
+from jaxloss._base.reduction import BatchReduction, Reduction
 from jaxloss.core import likelihood as core
 from jaxloss.functional._torch import class_dimension, class_targets, reduced, torch_function
 
@@ -57,11 +57,11 @@ def nll_loss(
     labels, where, weights = class_targets(input, target, weight, ignore_index, dim)
     losses = core.negative_log_likelihood(input, labels, axis=dim, where=where)
     if weight is not None:
-        losses = _numerics.product(weights, losses)
+        losses = elementwise.product(weights, losses)
     return reduced(losses, reduction, weights)
 
 
-@torch_function(static=("log_input", "full"), domain={"eps": _checks.NON_NEGATIVE})
+@torch_function(static=("log_input", "full"), domain={"eps": checks.NON_NEGATIVE})
 def poisson_nll_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -107,7 +107,7 @@ def poisson_nll_loss(
     return reduced(losses, reduction)
 
 
-@torch_function(static=("full",), domain={"eps": _checks.NON_NEGATIVE})
+@torch_function(static=("full",), domain={"eps": checks.NON_NEGATIVE})
 def gaussian_nll_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -146,7 +146,7 @@ def gaussian_nll_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.gaussian_nll_loss.html
     """
-    input, target, var = _checks.arrays(input=input, target=target, var=var)
+    input, target, var = checks.arrays(input=input, target=target, var=var)
     if var.ndim and var.shape == input.shape[:-1]:
         var = jnp.expand_dims(var, -1)
     for name, value in (("target", target), ("var", var)):
@@ -156,7 +156,7 @@ def gaussian_nll_loss(
         different = [size for size, full_size in sizes if size != full_size]
         if value.ndim != input.ndim or different not in ([], [1]):
             rule = f"have shape {input.shape}, with at most one dimension equal to 1 instead"
-            _checks.fail(ValueError, name, rule, value.shape)
+            checks.fail(ValueError, name, rule, value.shape)
     return reduced(core.gaussian_nll_loss(input, target, var, full=full, eps=eps), reduction)
 
 

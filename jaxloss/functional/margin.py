@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._reduction import Reduction
+from jaxloss._base import checks
+from jaxloss._base.reduction import Reduction
 from jaxloss.core import margin as core
 from jaxloss.functional._torch import class_dimension, reduced, torch_function
 
@@ -149,7 +149,7 @@ def multi_margin_loss(
 
 def _one_class_at_least(input: ArrayLike) -> jax.Array:
     """The scores as an array, in which a single one is that of the only class."""
-    (scores,) = _checks.arrays(input=input)
+    (scores,) = checks.arrays(input=input)
     return scores if scores.ndim else scores[None]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._reduction import Reduction
+from jaxloss._base import checks
+from jaxloss._base.reduction import Reduction
 from jaxloss.core import regression as core
 from jaxloss.functional._torch import reduced, torch_function, weighted
 
@@ -94,7 +94,7 @@ def mse_loss(
     return reduced(losses, reduction, weights)
 
 
-@torch_function(domain={"beta": _checks.NON_NEGATIVE})
+@torch_function(domain={"beta": checks.NON_NEGATIVE})
 def smooth_l1_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -134,7 +134,7 @@ def smooth_l1_loss(
     return reduced(core.smooth_l1_loss(input, target, beta=beta), reduction)
 
 
-@torch_function(domain={"delta": _checks.POSITIVE})
+@torch_function(domain={"delta": checks.POSITIVE})
 def huber_loss(
     input: ArrayLike,
     target: ArrayLike,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-from jaxloss import _checks, _host
+from jaxloss._base import checks, host
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +22,7 @@ def public(
     *,
     static: tuple[str, ...] = (),
     labels: tuple[str, ...] = (),
-    domain: Mapping[str, _checks.Domain] | None = None,
+    domain: Mapping[str, checks.Domain] | None = None,
     absent_at_default: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
     name: str | None = None,
@@ -45,7 +45,7 @@ def public(
     domain = domain or {}
 
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
-        caller = _checks.Caller(name or fun.__name__, names or {})
+        caller = checks.Caller(name or fun.__name__, names or {})
         signature = inspect.signature(fun)
         parameters = signature.parameters
         places = [a for a, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -82,23 +82,23 @@ def public(
             if not passed.keys() <= convert.keys():
                 refuse(args, kwargs)
             for argument, value in passed.items():
-                if type(value) not in _host.PLAIN:
+                if type(value) not in host.PLAIN:
                     passed[argument] = convert[argument](value)
-            given = {a: passed[a] for a in labels if type(passed.get(a)) not in _host.PLAIN}
+            given = {a: passed[a] for a in labels if type(passed.get(a)) not in host.PLAIN}
             if given:
-                passed |= _host.narrowed(given)
+                passed |= host.narrowed(given)
             for argument in numbers:
                 if argument not in passed:
                     continue
                 # In a trace an array may be what checkify was called with, and is checkify's.
-                number = _host.number(passed[argument], read=is_direct)
+                number = host.number(passed[argument], read=is_direct)
                 if argument in absent_at_default and number == parameters[argument].default:
                     del passed[argument]
                 elif number is None and _is_complex(passed[argument]):
-                    with _checks.speaking_for(caller):
-                        _checks.fail_for_complex(argument, passed[argument])
+                    with checks.speaking_for(caller):
+                        checks.fail_for_complex(argument, passed[argument])
                 elif argument in domain and not (number is None or domain[argument].holds(number)):
-                    with _checks.speaking_for(caller):
+                    with checks.speaking_for(caller):
                         domain[argument].check_concrete(argument, number)
             return tuple(passed.pop(argument) for argument in places[: len(args)]), passed
 
@@ -108,11 +108,11 @@ def public(
             for argument in (argument for argument in static if argument in passed):
                 rule = "be a Python value, for it shapes the computation"
                 if isinstance(passed[argument], jax.Array):
-                    _checks.fail(TypeError, argument, rule, "an array")
+                    checks.fail(TypeError, argument, rule, "an array")
                 if passed[argument].__hash__ is None:
                     rule = "be hashable, for it shapes the computation"
-                    _checks.fail(TypeError, argument, rule, repr(passed[argument]))
-            _checks.refuse_what_is_no_array(
+                    checks.fail(TypeError, argument, rule, repr(passed[argument]))
+            checks.refuse_what_is_no_array(
                 {
                     argument: (value, expectation(parameters[argument]))
                     for argument, value in passed.items()
@@ -121,16 +121,16 @@ def public(
                 {argument for argument in passed if is_array(parameters[argument])},
             )
 
-        def program(caller: _checks.Caller) -> Callable[P, R]:
+        def program(caller: checks.Caller) -> Callable[P, R]:
             @functools.wraps(fun)
             def traced(*args: P.args, **kwargs: P.kwargs) -> R:
-                with _checks.speaking_for(caller):
+                with checks.speaking_for(caller):
                     passed: dict[str, Any] = dict(zip(places, args, strict=False)) | kwargs
                     for argument in required:
                         if argument in passed and passed[argument] is None:
-                            _checks.fail_for_type(argument, "be an array", None)
+                            checks.fail_for_type(argument, "be an array", None)
                     for argument in flags:
-                        _checks.one_of(argument, passed.get(argument, False), (False, True))
+                        checks.one_of(argument, passed.get(argument, False), (False, True))
                     for argument, rule in domain.items():
                         if passed.get(argument) is not None:
                             rule.check_traced(argument, passed[argument])
@@ -144,13 +144,13 @@ def public(
 
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if _checks.is_nested():
+            if checks.is_nested():
                 return fun(*args, **kwargs)
             is_direct = _is_direct()
             plain = (
                 len(args) <= settled
-                and _host.PLAIN.issuperset(map(type, args))
-                and _host.PLAIN.issuperset(map(type, kwargs.values()))
+                and host.PLAIN.issuperset(map(type, args))
+                and host.PLAIN.issuperset(map(type, kwargs.values()))
                 and no_numbers.issuperset(kwargs)
                 and kwargs.keys().isdisjoint(places[: len(args)])
             )
@@ -160,7 +160,7 @@ def public(
                 return (direct if is_direct else compiled)(*args, **kwargs)
             except (TypeError, ValueError) as error:
                 if not str(error).startswith(f"{caller.function}: `"):
-                    with _checks.speaking_for(caller):
+                    with checks.speaking_for(caller):
                         explain(args, kwargs)
                 raise
 
@@ -174,10 +174,10 @@ def converter(
 ) -> Callable[[Any], Any]:
     """What becomes of an argument before it is compiled for."""
     if parameter.name in static:
-        return _host.python
+        return host.python
     if parameter.name in labels:
-        return _host.integers
-    return _host.array if is_array(parameter) else lambda value: value
+        return host.integers
+    return host.array if is_array(parameter) else lambda value: value
 
 
 def is_array(parameter: inspect.Parameter) -> bool:

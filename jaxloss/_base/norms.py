@@ -1,35 +1,17 @@
-"""Primitives whose values and derivatives stay right at zero, at ties and at infinity.
-
-Some are plain formulas, arranged so that automatic differentiation of them is right to every
-order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule where one
-derivative is taken inside another, and differentiate the body: so what rules build upon is arranged
-like the plain formulas."""
+"""p-norms and cosines without overflow or underflow, with gradient 0 at 0."""
 
 from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
-P = TypeVar("P")
-T = TypeVar("T")
-
-
-def along(like: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
-    """Σ slope · tangent, shaped as `like`, for rules with `symbolic_zeros`.
-
-    An argument that nobody differentiates by adds nothing. As numbers its zeros would make NaN of
-    an infinite slope, in forward mode only.
-    """
-    parts = [slope * dot for slope, dot in terms if not isinstance(dot, SymbolicZero)]
-    return functools.reduce(operator.add, parts) if parts else jnp.zeros_like(like)
+from jaxloss._base import xla
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -49,137 +31,6 @@ def _absolute(x: jax.Array) -> jax.Array:
 def _absolute_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
     return _absolute(x), jnp.sign(x) * x_dot
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def hinge(x: jax.Array, tie: int = 1) -> jax.Array:
-    """max(x, 0) with the derivative `tie` at 0, where `jnp.maximum` has 0.5. Keeps NaN."""
-    return jnp.where(x < 0 if tie else x <= 0, 0, x)
-
-
-@hinge.defjvp
-def _hinge_jvp(tie, primals, tangents):
-    (x,), (x_dot,) = primals, tangents
-    return hinge(x, tie), jnp.where(x < 0 if tie else x <= 0, 0, x_dot)
-
-
-@jax.custom_jvp
-def opaque(x: jax.Array) -> jax.Array:
-    """x behind an operation that XLA does not look through.
-
-    It would contract the product that made x with the sum that takes it, and so leave out its
-    rounding, or gather the constant factors of two such products: 1e20 twice, which overflows.
-    """
-    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
-
-
-@opaque.defjvp
-def _opaque_jvp(primals, tangents):
-    # That of `maximum` asks whether x and the greater are equal, in two readings of x.
-    return opaque(*primals), tangents[0]
-
-
-def again(x: jax.Array) -> jax.Array:
-    """x in another expression, for a derivative whose parts the value computes as well.
-
-    Computed twice from x they take less time than stored once and read twice; the compiler would
-    recognise and store them.
-    """
-    return opaque(x)
-
-
-@jax.custom_jvp
-def lesser(x: jax.Array, y: jax.Array) -> jax.Array:
-    """min(x, y), whose gradient a tie shares."""
-    return jnp.minimum(x, y)
-
-
-@lesser.defjvp
-def _lesser_jvp(primals, tangents):
-    # That of `minimum` compares each with the result, and is 0 where rounding makes none equal.
-    (x, y), (x_dot, y_dot) = primals, tangents
-    tie = (x_dot + y_dot) * 0.5
-    return lesser(x, y), jnp.where(x < y, x_dot, jnp.where(y < x, y_dot, tie))
-
-
-def where(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
-    """`jnp.where` with a number, which in the body of a loop takes no memory.
-
-    Differentiation moves what does not change out of a `lax.scan`, and so would store the number
-    in the full shape. Made of the condition it stays inside, where the compiler folds it.
-    """
-    return jnp.where(condition, x, (jnp.any(condition) & False).astype(x.dtype) + fill)
-
-
-def kept(keep: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
-    """x where it is kept, and a harmless number elsewhere; one number for all places stays."""
-    return x if keep is None or keep.ndim != x.ndim else jnp.where(keep, x, fill)
-
-
-def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
-    """x, and NaN where it is bad.
-
-    The NaN is made there only, as infinity times 0: `jax_debug_nans` takes a literal one, which
-    `jax_disable_jit` makes an array, for a fault.
-    """
-    nan = jnp.where(bad, jnp.inf, 0).astype(x.dtype) * 0
-    return jnp.where(bad, nan, x)
-
-
-def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """x, but 0 where it is infinite and has the weight 0."""
-    return where((weight != 0) | ~jnp.isinf(x), x, 0)
-
-
-@jax.custom_jvp
-def product(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """weight * x with 0 * inf = 0, in value and gradient."""
-    return jnp.where((weight == 0) & jnp.isinf(x), 0, weight * x)
-
-
-def _product_jvp(primals, tangents):
-    # Autodiff would keep for the backward pass which entries are silenced.
-    (weight, x), (by_weight, by_x) = primals, tangents
-    weighted = product(weight, x)
-    return weighted, along(weighted, (silenced(weight, x), by_weight), (weight, by_x))
-
-
-product.defjvp(_product_jvp, symbolic_zeros=True)
-
-
-def xlogy(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x log y with 0 log 0 = 0, and gradient 0 there."""
-    return x * jnp.log(jnp.where((x == 0) & (y == 0), 1, y))
-
-
-@jax.custom_jvp
-def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x / y, differentiated without squaring y."""
-    return x / y
-
-
-def _quotient_jvp(primals, tangents):
-    # The usual -x / y**2 overflows, and then gives NaN, where the quotient itself does not.
-    (x, y), (x_dot, y_dot) = primals, tangents
-    ratio = quotient(x, y)
-    return ratio, along(ratio, (jnp.ones_like(x), x_dot), (-ratio, y_dot)) / y
-
-
-quotient.defjvp(_quotient_jvp, symbolic_zeros=True)
-
-
-@jax.custom_jvp
-def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)), accurate for both signs."""
-    # maximum has derivative 1/2 and |x| has 0 at the tie: together σ(0).
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-absolute(x)))
-
-
-@softplus.defjvp
-def _softplus_jvp(primals, tangents):
-    # Piecewise, the second derivative would vanish at 0, where it is 1/4.
-    (x,), (x_dot,) = primals, tangents
-    return softplus(x), lax.logistic(x) * x_dot
 
 
 def distance(
@@ -266,7 +117,7 @@ def _euclidean_jvp(axes, primals, tangents):
     x1, x2, eps = primals
     (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
     inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
-    unit = ((again(x1) - x2) / x.scale + eps / x.scale) * inverse
+    unit = ((xla.again(x1) - x2) / x.scale + eps / x.scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
     return x.scale * x.length, jnp.sum(unit * x_dot, axes, keepdims=True)
 
@@ -332,7 +183,7 @@ def _lengths(
 
     def shielded():
         scales = [_scale(jnp.abs(x), 2, axes)[0] for x in vectors()]
-        ratios = [opaque(x / scale) for x, scale in zip(vectors(), scales, strict=True)]
+        ratios = [xla.opaque(x / scale) for x, scale in zip(vectors(), scales, strict=True)]
         return scales, *sums(ratios)
 
     def adaptive():
@@ -372,82 +223,3 @@ def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array,
     most = float(jnp.finfo(size.dtype).max) / 16  # The reciprocal of more would be flushed to 0.
     scale = jnp.where(zero, 1, jnp.minimum(extreme, most))
     return lax.stop_gradient(scale), zero
-
-
-def linear(
-    f: Callable[[P, T], jax.Array],
-    transpose: Callable[[P, jax.Array], T],
-    given: P,
-    x: T,
-    like: jax.Array,
-) -> jax.Array:
-    """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
-
-    `jax.custom_derivatives.linear_call` would say it directly, but cannot be vmapped. What can be
-    is a linear equation with its own solver: y - f(given, x) = 0 for a given x.
-    """
-
-    f = jax.jit(f)  # Traced once for the equation and its solver.
-
-    def equation(both):
-        x, y = both
-        one = tied(jnp.ones((), like.dtype), given)
-        return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, y - f(given, x)))
-
-    def solve(_, right):
-        x, y = right
-        return x, y + f(given, x)
-
-    def transposed_solve(_, right):
-        x, y = right
-        return jax.tree.map(jnp.add, x, transpose(given, y)), y
-
-    right = x, tied(jnp.zeros_like(like), x)
-    x, y = lax.custom_linear_solve(equation, right, solve, transposed_solve)
-    return tied(y, x)
-
-
-def tied(value: jax.Array, to: Any) -> jax.Array:
-    """The value, which now counts as depending on all numbers in `to`.
-
-    JAX differentiates a linear equation only if all of it depends on what it differentiates.
-    """
-    leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)
-
-
-def two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x + y, and exactly what rounding took from it."""
-    total = x + y
-    of_y = total - x
-    return total, (x - (total - of_y)) + (y - of_y)
-
-
-def product_error(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Exactly what rounding took from x * y."""
-    x_high, y_high = _upper_half(x), _upper_half(y)
-    x_low, y_low = x - x_high, y - y_high
-    return ((x_high * y_high - x * y) + x_high * y_low + x_low * y_high) + x_low * y_low
-
-
-def _upper_half(x: jax.Array) -> jax.Array:
-    """x with so few digits that the product of two such is exact."""
-    info = jnp.finfo(x.dtype)
-    integer = jnp.int32 if info.bits == 32 else jnp.int64
-    bits = lax.bitcast_convert_type(x, integer)
-    width = int(info.nmant + 1) // 2
-    return lax.bitcast_convert_type((bits >> width) << width, x.dtype)
-
-
-def long_sum(x: jax.Array, rest: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """The sum over the last axis, and what rounding took from it, or had taken from the terms."""
-
-    def add(so_far, term):
-        total, lost = two_sum(so_far[0], term[0])
-        return total, (so_far[1] + term[1]) + lost
-
-    taken = jnp.zeros_like(x) if rest is None else lax.stop_gradient(rest)
-    value, zero = lax.stop_gradient(x), jnp.zeros((), x.dtype)
-    total, taken = lax.reduce((value, taken), (zero, zero), add, (x.ndim - 1,))
-    # JAX differentiates no reduction of its user's; this adds 0 with the sum's derivative.
-    return total + jnp.sum(x - value, -1), taken

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss.core import _scaled
-from jaxloss.core._scaled import Scaled
+from jaxloss.core.sequences import scaled
+from jaxloss.core.sequences.scaled import Scaled
 
 # Frames between normalisations. Mantissas change by less than a factor of 6 per frame, and the
 # product of two of them must fit float32.
@@ -72,9 +72,9 @@ def lattice(
     start = lax.broadcasted_iota(labels.dtype, (1, 1, states.shape[2]), 2) == first
     return Lattice(
         in_blocks(jnp.where(frames, factors, 0)),
-        _scaled.exponents(in_blocks(frames), factors.dtype),
-        _scaled.exponents(differs, factors.dtype),
-        Scaled(start.astype(factors.dtype), _scaled.exponents(start, factors.dtype)),
+        scaled.exponents(in_blocks(frames), factors.dtype),
+        scaled.exponents(differs, factors.dtype),
+        Scaled(start.astype(factors.dtype), scaled.exponents(start, factors.dtype)),
     )
 
 
@@ -103,19 +103,19 @@ def _frames(lattice: Lattice, block: jax.Array) -> Frames:
         back = lax.dynamic_index_in_dim(x, len(x) - 1 - block, keepdims=False)
         return jnp.stack([ahead, lax.rev(back, (0, 2))], 1)
 
-    factors = _scaled.exp(both(lattice.factors))
+    factors = scaled.exp(both(lattice.factors))
     return Frames(jax.tree.map(_by_state, factors), both(lattice.moves))
 
 
 def _led(states: Scaled) -> Scaled:
     """States behind two zeros, which is what comes into the first two from before them."""
-    return _scaled.pad(states, 2)
+    return scaled.pad(states, 2)
 
 
 def _arrive(led: Scaled, skips: jax.Array, moves: ArrayLike = 0) -> Scaled:
     """Sums what may come into each state: from itself, from the one before, and past a blank."""
     before, past_blank = led[..., 1:-1].shifted(moves), led[..., :-2].shifted(skips + moves)
-    return _scaled.add(led[..., 2:], before, past_blank)
+    return scaled.add(led[..., 2:], before, past_blank)
 
 
 def meet(lattice: Lattice) -> Middle:

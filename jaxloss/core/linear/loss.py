@@ -12,10 +12,11 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._public import public
-from jaxloss.core import _blocks, cross_entropy
-from jaxloss.core._classes import AxisName
+from jaxloss._base import checks
+from jaxloss._base.call import public
+from jaxloss.core import cross_entropy
+from jaxloss.core.classes.labels import AxisName
+from jaxloss.core.linear import blocks
 
 # Logits made at a time by default, and examples with which the products are limited by arithmetic
 # rather than by reading and writing the kernel's gradient, even if they make more logits than that.
@@ -30,7 +31,7 @@ _LEAST = 64
 @public(
     static=("chunk_size", "axis_name"),
     labels=("labels",),
-    domain={"label_smoothing": _checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing", "z_loss"),
 )
 def linear_softmax_cross_entropy(
@@ -112,7 +113,7 @@ def linear_softmax_cross_entropy(
         chunk_size=chunk_size,
         axis_name=axis_name,
     )
-    return _blocks.losses(rows, shared, jnp.shape(inputs)[:-1], axis_name)
+    return blocks.losses(rows, shared, jnp.shape(inputs)[:-1], axis_name)
 
 
 def problem(
@@ -123,14 +124,14 @@ def problem(
     chunk_size: int | None,
     copies: int = 1,
     **options: Any,
-) -> tuple[_blocks.Rows, _blocks.Shared]:
+) -> tuple[blocks.Rows, blocks.Shared]:
     """Checks the arguments, and cuts the examples into blocks.
 
     The arguments are those of `linear_softmax_cross_entropy`; of `copies` vmapped ones, the blocks
     are as much smaller.
     """
     rows, shared = _checked(inputs, kernel, labels, **options)
-    return _blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
+    return blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
 
 
 def losses_of_few(
@@ -141,8 +142,8 @@ def losses_of_few(
         # There examples may not be moved between devices.
         return linear_softmax_cross_entropy(inputs, kernel, labels, where=where)
     rows, shared = _checked(inputs, kernel, labels, where=where)
-    blocks = max(_block_count(rows, shared, None, 1), min(_PIECES, len(rows.inputs) // _LEAST), 1)
-    return _blocks.losses_of_few(rows, shared, blocks).reshape(labels.shape)
+    count = max(_block_count(rows, shared, None, 1), min(_PIECES, len(rows.inputs) // _LEAST), 1)
+    return blocks.losses_of_few(rows, shared, count).reshape(labels.shape)
 
 
 def _checked(
@@ -156,28 +157,28 @@ def _checked(
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
     axis_name=None,
-) -> tuple[_blocks.Rows, _blocks.Shared]:
+) -> tuple[blocks.Rows, blocks.Shared]:
     """The problem, with one dimension of examples, not in blocks."""
-    inputs, kernel = _checks.arrays(inputs=inputs, kernel=kernel)
+    inputs, kernel = checks.arrays(inputs=inputs, kernel=kernel)
     if not inputs.ndim:
-        _checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
+        checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
     features = inputs.shape[-1]
     if kernel.ndim != 2 or kernel.shape[1] != features:
-        _checks.fail(ValueError, "kernel", f"have shape (C, {features})", kernel.shape)
+        checks.fail(ValueError, "kernel", f"have shape (C, {features})", kernel.shape)
     if not len(kernel):
-        _checks.fail(ValueError, "kernel", "hold a row for at least one class", kernel.shape)
+        checks.fail(ValueError, "kernel", "hold a row for at least one class", kernel.shape)
     classes = len(kernel)
     per_class = {
-        name: _checks.follower(name, value, inputs)
+        name: checks.follower(name, value, inputs)
         for name, value in {"bias": bias, "class_weights": class_weights}.items()
     }
     for name, value in per_class.items():
         if value is not None and value.shape != (classes,):
-            _checks.fail(ValueError, name, f"have shape ({classes},)", value.shape)
-    where = _checks.mask(where, "inputs", inputs)
+            checks.fail(ValueError, name, f"have shape ({classes},)", value.shape)
+    where = checks.mask(where, "inputs", inputs)
     if where is not None:
         if where.shape[-1] != 1:
-            _checks.fail(ValueError, "where", "have size 1 along the features", where.shape)
+            checks.fail(ValueError, "where", "have size 1 along the features", where.shape)
         where = jnp.broadcast_to(where[..., 0], inputs.shape[:-1])
     labels = _labels(labels, inputs, classes, where, axis_name)
     terms = cross_entropy.Terms(
@@ -185,8 +186,8 @@ def _checked(
         cross_entropy.factor("label_smoothing", label_smoothing, inputs),
         cross_entropy.factor("z_loss", z_loss, inputs),
     )
-    shared = _blocks.Shared(kernel, per_class["bias"], terms)
-    rows = _blocks.Rows(inputs, labels, where)
+    shared = blocks.Shared(kernel, per_class["bias"], terms)
+    rows = blocks.Rows(inputs, labels, where)
     if inputs.ndim != 2:
         count = math.prod(inputs.shape[:-1])
         rows = jax.tree.map(lambda x: x.reshape(count, *x.shape[inputs.ndim - 1 :]), rows)
@@ -199,21 +200,21 @@ def _labels(labels, inputs, classes, where, axis_name):
     if jnp.issubdtype(labels.dtype, jnp.floating):
         if labels.shape != (*shape, classes):
             rule = f"have shape {(*shape, classes)}, as class probabilities"
-            _checks.fail(ValueError, "labels", rule, labels.shape)
+            checks.fail(ValueError, "labels", rule, labels.shape)
         where = where if where is None else where[..., None]
         within = (labels >= 0) & (labels <= 1)
-        _checks.require(within, "labels", "be probabilities in [0, 1]", where)
+        checks.require(within, "labels", "be probabilities in [0, 1]", where)
         return labels.astype(inputs.dtype)
-    labels = _checks.labels("labels", labels, shape)
+    labels = checks.labels("labels", labels, shape)
     if axis_name is not None:
         classes = classes * lax.axis_size(axis_name)
     rule = f"be a class in [0, {classes}) that takes part"
-    _checks.require((labels >= 0) & (labels < classes), "labels", rule, where)
+    checks.require((labels >= 0) & (labels < classes), "labels", rule, where)
     return labels
 
 
 def _block_count(
-    rows: _blocks.Rows, shared: _blocks.Shared, chunk_size: int | None, copies: int
+    rows: blocks.Rows, shared: blocks.Shared, chunk_size: int | None, copies: int
 ) -> int:
     """In how many blocks the examples go through; one that divides them, if there is one near."""
     examples, features = rows.inputs.shape
@@ -221,7 +222,7 @@ def _block_count(
     if chunk_size is None:
         fewest = -(-copies * examples * classes // max(_PORTION, classes * min(features, _ENOUGH)))
     elif not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
-        _checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
+        checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
     else:
         fewest = -(-classes // chunk_size)
     fewest = max(1, min(fewest, examples))

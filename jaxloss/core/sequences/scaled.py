@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss import _numerics
+from jaxloss._base import exact
 
 # ln 2 in two parts. The first has so few bits that its product with any exponent is exact.
 _LN2_HIGH = 0.6875
@@ -46,7 +46,7 @@ class Scaled:
             rest = self.rest * other.mantissa
             if other.rest is not None:
                 rest = rest + self.mantissa * other.rest
-                rest = rest + _numerics.product_error(self.mantissa, other.mantissa)
+                rest = rest + exact.product_error(self.mantissa, other.mantissa)
         return Scaled(mantissa, self.exponent + other.exponent, rest)
 
     def followed(self) -> Scaled:
@@ -67,7 +67,7 @@ class Scaled:
         """The sum over the last axis, which is kept with size 1."""
         top = jnp.max(self.exponent, -1, keepdims=True, initial=_lowest(self.exponent))
         terms = self._shifted_to(top)
-        mantissa, rest = _numerics.long_sum(terms.mantissa, terms.rest)
+        mantissa, rest = exact.long_sum(terms.mantissa, terms.rest)
         return Scaled(mantissa[..., None], top, rest[..., None])
 
     def shifted(self, exponent: ArrayLike) -> Scaled:
@@ -134,7 +134,7 @@ def add(*terms: Scaled) -> Scaled:
         if rest is None or term.rest is None:
             mantissa, rest = mantissa + term.mantissa, None
         else:
-            mantissa, lost = _numerics.two_sum(mantissa, term.mantissa)
+            mantissa, lost = exact.two_sum(mantissa, term.mantissa)
             rest = rest + term.rest + lost
     return Scaled(mantissa, top, rest)
 

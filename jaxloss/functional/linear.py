@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss import _checks
-from jaxloss._reduction import Reduction
-from jaxloss.core import _blocks
-from jaxloss.core import linear_cross_entropy as core
+from jaxloss._base import checks
+from jaxloss._base.reduction import Reduction
+from jaxloss.core.linear import blocks
+from jaxloss.core.linear import loss as core
 from jaxloss.functional._torch import reduced, taking_part, torch_function
 
 
 @torch_function(
     static=("chunk_size",),
     labels=("target", "ignore_index"),
-    domain={"label_smoothing": _checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing",),
     names={"inputs": "input", "kernel": "linear_weight", "bias": "linear_bias"},
 )
@@ -80,33 +80,33 @@ def linear_cross_entropy(
     Source:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.linear_cross_entropy.html
     """
-    input, linear_weight = _checks.arrays(input=input, linear_weight=linear_weight)
+    input, linear_weight = checks.arrays(input=input, linear_weight=linear_weight)
     if input.ndim not in (1, 2):
-        _checks.fail(ValueError, "input", "have shape (in) or (N, in)", input.shape)
+        checks.fail(ValueError, "input", "have shape (in) or (N, in)", input.shape)
     features = input.shape[-1]
     if linear_weight.ndim < 2 or linear_weight.shape[-1] != features:
         rule = f"have shape (C, {features}) or (C, d1, ..., dK, {features})"
-        _checks.fail(ValueError, "linear_weight", rule, linear_weight.shape)
+        checks.fail(ValueError, "linear_weight", rule, linear_weight.shape)
     classes, *places = linear_weight.shape[:-1]
     if places and input.ndim == 1:
         rule = f"have shape (N, {features}), for `linear_weight` has places {tuple(places)}"
-        _checks.fail(ValueError, "input", rule, input.shape)
+        checks.fail(ValueError, "input", rule, input.shape)
     if linear_bias is not None and jnp.shape(linear_bias) != (classes, *places):
         rule = f"have shape {(classes, *places)}"
-        _checks.fail(ValueError, "linear_bias", rule, jnp.shape(linear_bias))
+        checks.fail(ValueError, "linear_bias", rule, jnp.shape(linear_bias))
     batch = input.shape[:-1]
     target = jnp.asarray(target)
     where = None
     if target.shape == (*batch, classes, *places):
         if not jnp.issubdtype(target.dtype, jnp.floating):
             rule = "be floating-point where it has the logits' shape, as class probabilities"
-            _checks.fail(TypeError, "target", rule, target.dtype)
+            checks.fail(TypeError, "target", rule, target.dtype)
         if ignore_index is not None:
             rule = "be None for class probabilities"
-            _checks.fail(ValueError, "ignore_index", rule, "a class index")
+            checks.fail(ValueError, "ignore_index", rule, "a class index")
     else:
         where = taking_part(target, -100 if ignore_index is None else ignore_index)
-        target = _checks.labels("target", target, (*batch, *places))
+        target = checks.labels("target", target, (*batch, *places))
 
     def of_one_place(kernel, bias, labels, where):
         rows, shared = core.problem(
@@ -121,8 +121,8 @@ def linear_cross_entropy(
             copies=math.prod(places),
         )
         if reduction == "none":
-            return _blocks.losses(rows, shared, batch, None), None
-        return _blocks.total(rows, shared, None), _blocks.label_weights(rows, shared)
+            return blocks.losses(rows, shared, batch, None), None
+        return blocks.total(rows, shared, None), blocks.label_weights(rows, shared)
 
     args = linear_weight, linear_bias, target, where
     if not places:

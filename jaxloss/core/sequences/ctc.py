@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
-from jaxloss.core import _paths
-from jaxloss.core._paths import Lattice
-from jaxloss.core._scaled import Scaled
+from jaxloss._base import checks, exact, xla
+from jaxloss._base.call import public
+from jaxloss.core.sequences import lattice as paths
+from jaxloss.core.sequences.lattice import Lattice
+from jaxloss.core.sequences.scaled import Scaled
 
 
 @public(static=("blank_id",), labels=("labels",))
@@ -145,10 +145,10 @@ def sequences(
 ) -> Sequences:
     """Finds labels that are no symbols, and puts symbols in their place."""
     classes = scores.shape[-1]
-    labels = _checks.labels("labels", labels, present.shape)
+    labels = checks.labels("labels", labels, present.shape)
     known = (labels >= 0) & (labels < classes)
-    _checks.require(known, "labels", f"be symbols in [0, {classes})", present)
-    _checks.require(labels != blank_id, "labels", f"not contain the blank, {blank_id}", present)
+    checks.require(known, "labels", f"be symbols in [0, {classes})", present)
+    checks.require(labels != blank_id, "labels", f"not contain the blank, {blank_id}", present)
     bad = jnp.any(present & ~known, -1)
     return Sequences(scores, frames, jnp.clip(labels, 0, classes - 1), present, bad)
 
@@ -157,24 +157,24 @@ def check_blank(name: str, blank: int, classes: int) -> None:
     try:
         known = 0 <= operator.index(blank) < classes
     except TypeError:
-        _checks.fail(TypeError, name, "be an integer", repr(blank))
+        checks.fail(TypeError, name, "be an integer", repr(blank))
     if not known:
-        _checks.fail(ValueError, name, f"be a symbol in [0, {classes})", blank)
+        checks.fail(ValueError, name, f"be a symbol in [0, {classes})", blank)
 
 
 def _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where):
-    (logits,) = _checks.arrays(logits=logits)
+    (logits,) = checks.arrays(logits=logits)
     if logits.ndim < 2:
-        _checks.fail(ValueError, "logits", "have shape (..., T, C)", logits.shape)
+        checks.fail(ValueError, "logits", "have shape (..., T, C)", logits.shape)
     check_blank("blank_id", blank_id, logits.shape[-1])
     present = _taking_part("label_paddings", label_paddings)
     frames = _taking_part("logit_paddings", logit_paddings)
     if frames.shape != logits.shape[:-1]:
-        _checks.fail(ValueError, "logit_paddings", f"have shape {logits.shape[:-1]}", frames.shape)
+        checks.fail(ValueError, "logit_paddings", f"have shape {logits.shape[:-1]}", frames.shape)
     if present.ndim != frames.ndim or present.shape[:-1] != frames.shape[:-1]:
         rule = f"have shape ({', '.join([*map(str, frames.shape[:-1]), 'L'])})"
-        _checks.fail(ValueError, "label_paddings", rule, present.shape)
-    where = _checks.mask(where, "logits[..., 0, 0]", jnp.any(frames, -1))
+        checks.fail(ValueError, "label_paddings", rule, present.shape)
+    where = checks.mask(where, "logits[..., 0, 0]", jnp.any(frames, -1))
     if where is not None:
         # What is left of an excluded sequence, no frames and no labels, has the loss 0.
         frames, present = frames & where[..., None], present & where[..., None]
@@ -184,7 +184,7 @@ def _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where):
 def _taking_part(name, paddings):
     paddings = jnp.asarray(paddings)
     if jnp.iscomplexobj(paddings):
-        _checks.fail(TypeError, name, "be real", paddings.dtype)
+        checks.fail(TypeError, name, "be real", paddings.dtype)
     return paddings == jnp.zeros((), paddings.dtype)
 
 
@@ -202,7 +202,7 @@ def _batched(f, sequences):
 def negative_log_likelihood(sequences: Sequences, blank_id: int, kind: Kind) -> jax.Array:
     """-log of the sum over the paths that read the labels, (B,)."""
     lattice, _, normalizer = _lattice(sequences, blank_id, kind)
-    return _loss(_paths.meet(lattice).likelihood, normalizer, sequences)
+    return _loss(paths.meet(lattice).likelihood, normalizer, sequences)
 
 
 @negative_log_likelihood.defjvp
@@ -211,9 +211,9 @@ def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
     # known instead: the factors' share in all paths less their share in those that read the labels.
     (sequences,), (sequences_dot,) = primals, tangents
     lattice, symbols, normalizer = _lattice(sequences, blank_id, kind)
-    middle = _paths.meet(lattice)
+    middle = paths.meet(lattice)
     loss = _loss(middle.likelihood, normalizer, sequences)
-    shares = _by_sequence(_paths.occupancies(lattice, middle), sequences)
+    shares = _by_sequence(paths.occupancies(lattice, middle), sequences)
     gradient = -_of_classes(shares, symbols[:, :-1], sequences.scores.shape, kind)
     if normalizer is not None:
         fits = middle.likelihood.mantissa[0] != 0
@@ -224,7 +224,7 @@ def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
 
 def _alignment(sequences: Sequences, blank_id: int) -> jax.Array:
     lattice, _, _ = _lattice(sequences, blank_id, LOGITS)
-    shares = _by_sequence(_paths.occupancies(lattice, _paths.meet(lattice)), sequences)
+    shares = _by_sequence(paths.occupancies(lattice, paths.meet(lattice)), sequences)
     labels = jax.vmap(lambda x, rank: x[:, 1 + rank])(shares, _rank(sequences.present))
     return jnp.where(sequences.present[:, None], labels, 0 * jnp.sum(shares, 2, keepdims=True))
 
@@ -282,7 +282,7 @@ def _lattice(
         normalizer = _normalizer(scores, frames, symbol, score)
         factors = factors - normalizer.peak[..., None]
     factors = jnp.moveaxis(factors, kind.batch_axis, 1)
-    lattice = _paths.lattice(symbols, factors, frames.T, _count(present))
+    lattice = paths.lattice(symbols, factors, frames.T, _count(present))
     return lattice, symbols, normalizer
 
 
@@ -298,19 +298,19 @@ def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequence
         rounding = (loss < 0) & (loss >= -slack * frames.astype(loss.dtype))
     else:
         # Two sums of thousands of terms, of which the loss may be a small difference.
-        total, total_rest = _numerics.long_sum(normalizer.log_sum)
-        loss, rest = _numerics.two_sum(total, -large)
+        total, total_rest = exact.long_sum(normalizer.log_sum)
+        loss, rest = exact.two_sum(total, -large)
         loss = loss + ((rest + total_rest) - small)
         rounding = loss < 0
     loss = jnp.where(rounding, loss - lax.stop_gradient(loss), loss)
     loss = jnp.where(likelihood.mantissa[0, :, 0] == 0, jnp.inf, loss)
-    return _numerics.nan_where(sequences.bad, loss)
+    return xla.nan_where(sequences.bad, loss)
 
 
 def _by_sequence(shares: jax.Array, sequences: Sequences) -> jax.Array:
     """Occupancies with every frame in its place, (B, T, L + 1)."""
     shares = jnp.moveaxis(shares[: sequences.frames.shape[1]], 0, 1)
-    shares = _numerics.nan_where(sequences.bad[:, None, None], shares)
+    shares = xla.nan_where(sequences.bad[:, None, None], shares)
     return jnp.where(sequences.frames[..., None], shares, 0)
 
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _host
-from jaxloss._reduction import Reduction
-from jaxloss.core import ctc as core
+from jaxloss._base import checks, host
+from jaxloss._base.reduction import Reduction
+from jaxloss.core.sequences import ctc as core
 from jaxloss.functional._torch import reduced, torch_function
 
-_CALLER = _checks.Caller("ctc_loss", {})
+_CALLER = checks.Caller("ctc_loss", {})
 
 
 def ctc_loss(
@@ -97,9 +97,9 @@ def _ctc_loss(
     reduction: Reduction,
     zero_infinity: bool,
 ) -> jax.Array:
-    (log_probs,) = _checks.arrays(log_probs=log_probs)
+    (log_probs,) = checks.arrays(log_probs=log_probs)
     if log_probs.ndim not in (2, 3):
-        _checks.fail(ValueError, "log_probs", "have shape (T, N, C) or (T, C)", log_probs.shape)
+        checks.fail(ValueError, "log_probs", "have shape (T, N, C) or (T, C)", log_probs.shape)
     batched = log_probs.ndim == 3
     scores = log_probs if batched else log_probs[:, None]
     frames, examples, classes = scores.shape
@@ -109,7 +109,7 @@ def _ctc_loss(
         targets = targets[None]
     if targets.ndim != 2 or targets.shape[0] != examples:
         rule = f"have shape ({examples}, S), or hold all targets in one dimension"
-        _checks.fail(ValueError, "targets", rule, targets.shape)
+        checks.fail(ValueError, "targets", rule, targets.shape)
     taking_part, wrong = [], jnp.zeros(examples, bool)
     for name, lengths, most in (
         ("input_lengths", input_lengths, frames),
@@ -117,9 +117,9 @@ def _ctc_loss(
     ):
         lengths = jnp.asarray(lengths)
         lengths = lengths[None] if not batched and not lengths.ndim else lengths
-        lengths = _checks.labels(name, lengths, (examples,))
+        lengths = checks.labels(name, lengths, (examples,))
         fits = (lengths >= 0) & (lengths <= most)
-        _checks.require(fits, name, f"be in [0, {most}]")
+        checks.require(fits, name, f"be in [0, {most}]")
         wrong = wrong | ~fits
         taking_part.append(jnp.arange(most, dtype=lengths.dtype)[None] < lengths[:, None])
     sequences = core.sequences(scores, taking_part[0], targets, taking_part[1], blank)
@@ -156,7 +156,7 @@ def _rows(targets, target_lengths, examples):
     On the host if possible: there the total length, which hardly any two batches share, shapes no
     compiled program, and neither does the longest.
     """
-    targets, lengths = map(_host.integers, (targets, _lengths(target_lengths)))
+    targets, lengths = map(host.integers, (targets, _lengths(target_lengths)))
     if _is_known(targets) and _is_known(lengths):
         values, counts = (np.asarray(jax.device_get(x)) for x in (targets, lengths))
         whole = counts.dtype.kind in "iu" and counts.shape == (examples,)
@@ -184,18 +184,18 @@ def _rounded_up(size):
 
 def _padded(targets, lengths, examples):
     """`_rows` in a program, of the longest length that is known."""
-    with _checks.speaking_for(_CALLER):
-        targets = _checks.labels("targets", targets, np.shape(targets))
+    with checks.speaking_for(_CALLER):
+        targets = checks.labels("targets", targets, np.shape(targets))
         longest, given = targets.size, lengths
-        lengths = _checks.labels("target_lengths", lengths, (examples,))
+        lengths = checks.labels("target_lengths", lengths, (examples,))
         if _is_known(given):
             known = np.asarray(given)
             if known.sum() != longest:
                 rule = f"hold the {known.sum():g} targets that `target_lengths` count"
-                _checks.fail(ValueError, "targets", rule, targets.shape)
+                checks.fail(ValueError, "targets", rule, targets.shape)
             longest = int(known.max(initial=0))
         rule = "hold as many targets as `target_lengths` count"
-        _checks.require(jnp.sum(lengths) == targets.size, "targets", rule)
+        checks.require(jnp.sum(lengths) == targets.size, "targets", rule)
     ends = jnp.cumsum(lengths, dtype=lengths.dtype)
     places = (ends - lengths)[:, None] + jnp.arange(longest, dtype=ends.dtype)[None]
     # A target that is missing is a bad one.

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-from jaxloss import _host
+from jaxloss._base import host
 
 Axis = int | tuple[int, ...] | None
 Shaped = jax.Array | jax.ShapeDtypeStruct
@@ -115,7 +115,7 @@ class Domain:
 
     def check_concrete(self, argument: str, value: object) -> None:
         """An error at once for a number that is known."""
-        number = _host.number(value)
+        number = host.number(value)
         if number is not None and not self.holds(number):
             fail(ValueError, argument, f"be {self.words}", value)
 
@@ -192,7 +192,7 @@ def count(name: str, value: Any, least: int) -> None:
 def array(name: str, value: ArrayLike | None, expectation: str = "be an array") -> jax.Array:
     try:
         if value is not None:
-            return jnp.asarray(_host.listed(value))
+            return jnp.asarray(host.listed(value))
     except (TypeError, ValueError):
         pass
     fail_for_type(name, expectation, value)
@@ -283,8 +283,8 @@ def axes(axis: Axis, like: Shaped, name: str) -> tuple[int, ...]:
 
 def labels(name: str, value: ArrayLike, shape: tuple[int, ...], hint: str = "") -> jax.Array:
     """Integer labels of the given shape, in a signed dtype that can also count the classes."""
-    value = _host.integers(value)
-    value = array(name, _host.narrowed({name: value}).get(name, value))
+    value = host.integers(value)
+    value = array(name, host.narrowed({name: value}).get(name, value))
     if not jnp.issubdtype(value.dtype, jnp.integer):
         fail(TypeError, name, "be an array of integers", value.dtype)
     if value.shape != shape:
@@ -296,7 +296,7 @@ def labels(name: str, value: ArrayLike, shape: tuple[int, ...], hint: str = "") 
 
 
 def one_of(name: str, value: object, allowed: tuple[Any, ...]) -> None:
-    value = _host.python(value)
+    value = host.python(value)
     if isinstance(value, complex):  # Which may equal a real number.
         fail_for_complex(name, value)
     if value not in allowed:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss import _numerics
-from jaxloss.core import _classes, cross_entropy
-from jaxloss.core._classes import AxisName
+from jaxloss._base import xla
+from jaxloss.core import cross_entropy
+from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.labels import AxisName
 
 
 class Rows(NamedTuple):
@@ -83,7 +84,7 @@ def losses_of_few(rows: Rows, shared: Shared, blocks: int) -> jax.Array:
 
 def _permuted(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
     """x[order], whose transpose JAX would make a scatter."""
-    return _numerics.linear(
+    return xla.linear(
         lambda orders, x: _taken(x, orders[0]),
         lambda orders, x: _taken(x, orders[1]),
         (order, inverse),
@@ -134,7 +135,7 @@ def _losses_of_blocks_jvp(axis_name, sparse, primals, tangents):
         return found, along((rows, shared), dots)
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
     # array of its size.
-    return found, _numerics.linear(along, gradients, (rows, shared), dots, found)
+    return found, xla.linear(along, gradients, (rows, shared), dots, found)
 
 
 _losses_of_blocks.defjvp(_losses_of_blocks_jvp, symbolic_zeros=True)
@@ -168,7 +169,7 @@ def _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse):
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors
         if factors is None:
-            # No constant: its 1 would be stored in the logits' shape, see `_numerics.where`.
+            # No constant: its 1 would be stored in the logits' shape, see `xla.where`.
             factors = (jnp.any(rows.inputs == 0, -1) | True).astype(rows.inputs.dtype)
 
         def loss(own, common, product):
@@ -240,7 +241,7 @@ def label_weights(rows: Rows, shared: Shared) -> jax.Array:
             return None, part.astype(inputs.dtype)
         classes = jnp.arange(len(weights), dtype=labels.dtype)
         hot = part[:, None] & (labels[:, None] == classes[None])
-        return None, jnp.sum(_numerics.where(hot, weights[None], 0), 1)
+        return None, jnp.sum(xla.where(hot, weights[None], 0), 1)
 
     return _scan(block, None, rows)[1]
 
@@ -320,7 +321,7 @@ def _where_any(f, besides):
             _, out = jax.eval_shape(f, carry, block)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
             # As inside `jax.shard_map` they vary over the same devices as what f gives.
-            return carry, jax.tree.map(lambda x: _numerics.tied(x, (block, besides)), zeros)
+            return carry, jax.tree.map(lambda x: xla.tied(x, (block, besides)), zeros)
 
         return lax.cond(jnp.any(rows.where), f, skip, carry, block)
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
+from jaxloss._base import checks, xla
 
 AxisName = str | tuple[str, ...] | None
 
@@ -66,7 +66,7 @@ def any_class(where: jax.Array, axes: tuple[int, ...], axis_name: AxisName = Non
 
 def require_classes(name: str, scores: jax.Array, axes: tuple[int, ...]) -> None:
     if 0 in class_shape(scores, axes):
-        _checks.fail(ValueError, name, "have at least one class", f"shape {scores.shape}")
+        checks.fail(ValueError, name, "have at least one class", f"shape {scores.shape}")
 
 
 def index(
@@ -84,12 +84,12 @@ def index(
     """
     scores_name, labels_name = names
     if not axes:
-        _checks.fail(ValueError, "axis", f"name a class dimension of `{scores_name}`", axes)
+        checks.fail(ValueError, "axis", f"name a class dimension of `{scores_name}`", axes)
     require_classes(scores_name, scores, axes)
     batch_shape = tuple(size for a, size in enumerate(scores.shape) if a not in axes)
-    found = locate(_checks.labels(labels_name, labels, batch_shape), scores, axes, where, axis_name)
+    found = locate(checks.labels(labels_name, labels, batch_shape), scores, axes, where, axis_name)
     rule = f"be a class in [0, {class_count(scores, axes, axis_name)}) that takes part"
-    _checks.require(~found.bad, labels_name, rule)
+    checks.require(~found.bad, labels_name, rule)
     return found
 
 
@@ -107,7 +107,7 @@ def locate(
     place = labels - jnp.asarray(first, labels.dtype)
     hot = place == _iota(scores, axes, labels.dtype)
     known = (labels >= 0) & (labels < class_count(scores, axes, axis_name))
-    present = known | True  # Not a constant: see `_numerics.where`.
+    present = known | True  # Not a constant: see `xla.where`.
     if where is not None:
         present = any_class(where, axes, axis_name)
         hot = hot & where
@@ -140,7 +140,7 @@ def at_label(
     """x at each label, the class axes kept; 0 where the label points nowhere."""
     if len(axes) != 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
         # A gather over several axes needs them last, and over a sharded one it is an error.
-        return total(_numerics.where(labels.hot, x, 0), axes, axis_name)
+        return total(xla.where(labels.hot, x, 0), axes, axis_name)
     axis = axes[0]
     here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
     found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
@@ -151,7 +151,7 @@ def at_label(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def pick(scores: jax.Array, labels: Labels, axes: tuple[int, ...]) -> jax.Array:
     """Each label's score, the class axes kept; NaN in value and gradient for a bad label."""
-    return _numerics.nan_where(labels.bad, at_label(scores, labels, axes))
+    return xla.nan_where(labels.bad, at_label(scores, labels, axes))
 
 
 @pick.defjvp
@@ -159,7 +159,7 @@ def _pick_jvp(axes, primals, tangents):
     # A gather's own transpose is a scatter. A bad label points nowhere: its whole row gets NaN.
     scores, labels = primals
     picked = jnp.where(labels.hot | labels.bad, tangents[0], 0)
-    factor = _numerics.nan_where(labels.bad, jnp.ones((), scores.dtype))
+    factor = xla.nan_where(labels.bad, jnp.ones((), scores.dtype))
     return pick(scores, labels, axes), total(picked * factor, axes)
 
 
@@ -167,12 +167,12 @@ def expand_weights(
     class_weights: ArrayLike | None, scores: jax.Array, axes: tuple[int, ...]
 ) -> jax.Array | None:
     """One weight per class, laid along the class axes of `scores`."""
-    class_weights = _checks.follower("class_weights", class_weights, scores)
+    class_weights = checks.follower("class_weights", class_weights, scores)
     if class_weights is None:
         return None
     wanted = class_shape(scores, axes)
     if class_weights.shape != wanted:
-        _checks.fail(ValueError, "class_weights", f"have shape {wanted}", class_weights.shape)
+        checks.fail(ValueError, "class_weights", f"have shape {wanted}", class_weights.shape)
     order = sorted(range(len(axes)), key=axes.__getitem__)
     others = tuple(a for a in range(scores.ndim) if a not in axes)
     return jnp.expand_dims(jnp.transpose(class_weights, order), others)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss import _checks, _numerics
-from jaxloss._public import public
+from jaxloss._base import checks, elementwise, xla
+from jaxloss._base.call import public
 
 Reduction = Literal["none", "mean", "sum"]
 BatchReduction = Literal["none", "mean", "sum", "batchmean"]
@@ -21,7 +21,7 @@ def reduce(
     losses: ArrayLike,
     reduction: BatchReduction = "mean",
     *,
-    axis: _checks.Axis = None,
+    axis: checks.Axis = None,
     weights: ArrayLike | None = None,
     where: ArrayLike | None = None,
     axis_name: str | tuple[str, ...] | None = None,
@@ -75,20 +75,20 @@ def reduce(
 
     Source: the weighted mean of https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
     """
-    _checks.one_of("reduction", reduction, ("none", "mean", "sum", "batchmean"))
+    checks.one_of("reduction", reduction, ("none", "mean", "sum", "batchmean"))
     if normalizer is not None and reduction != "mean":
-        _checks.fail(ValueError, "normalizer", "be None unless `reduction` is 'mean'", normalizer)
+        checks.fail(ValueError, "normalizer", "be None unless `reduction` is 'mean'", normalizer)
     if axis is not None and reduction not in ("mean", "sum"):
-        _checks.fail(ValueError, "axis", "be None unless `reduction` is 'mean' or 'sum'", axis)
-    (losses,) = _checks.arrays(losses=losses)
-    axes = _checks.axes(axis, losses, "losses")
-    weights = _checks.follower("weights", weights, losses)
-    where = _checks.mask(where, "losses", losses)
+        checks.fail(ValueError, "axis", "be None unless `reduction` is 'mean' or 'sum'", axis)
+    (losses,) = checks.arrays(losses=losses)
+    axes = checks.axes(axis, losses, "losses")
+    weights = checks.follower("weights", weights, losses)
+    where = checks.mask(where, "losses", losses)
     if weights is not None:
-        weights = _checks.broadcast("weights", weights, losses, same_rank=True)
+        weights = checks.broadcast("weights", weights, losses, same_rank=True)
     if where is not None:
         losses = jnp.where(where, losses, 0)
-    weighted = losses if weights is None else _numerics.product(weights, losses)
+    weighted = losses if weights is None else elementwise.product(weights, losses)
     if reduction == "none":
         return weighted if where is None else jnp.where(where, weighted, 0)
 
@@ -102,11 +102,11 @@ def reduce(
         return summed
     if reduction == "batchmean":
         if not losses.ndim:
-            _checks.fail(ValueError, "losses", "have a batch dimension for 'batchmean'", "a scalar")
+            checks.fail(ValueError, "losses", "have a batch dimension for 'batchmean'", "a scalar")
         count = jnp.asarray(losses.shape[0], losses.dtype)
         count = count if axis_name is None else lax.psum(count, axis_name)
     elif normalizer is not None:
-        one = _checks.hyper_parameter if summed.ndim else _checks.number
+        one = checks.hyper_parameter if summed.ndim else checks.number
         count = one("normalizer", normalizer, summed)
     else:
         count = total(jnp.ones((), losses.dtype) if weights is None else weights)
@@ -137,4 +137,4 @@ def reduce_as_torch(
         count = jnp.asarray(losses.size, losses.dtype)
     else:
         count = jnp.sum(weights)
-    return _numerics.nan_where(count == 0, divide(total, count))
+    return xla.nan_where(count == 0, divide(total, count))

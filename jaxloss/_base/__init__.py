@@ -1,0 +1,1 @@
+"""What every loss stands on, and nothing of any loss."""

@@ -1,0 +1,104 @@
+"""Primitives whose values and derivatives stay right at zero, at ties and at infinity.
+
+Some are plain formulas, arranged so that automatic differentiation of them is right to every
+order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule where one
+derivative is taken inside another, and differentiate the body: so what rules build upon is arranged
+like the plain formulas.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxloss._base import norms, xla
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def hinge(x: jax.Array, tie: int = 1) -> jax.Array:
+    """max(x, 0) with the derivative `tie` at 0, where `jnp.maximum` has 0.5. Keeps NaN."""
+    return jnp.where(x < 0 if tie else x <= 0, 0, x)
+
+
+@hinge.defjvp
+def _hinge_jvp(tie, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return hinge(x, tie), jnp.where(x < 0 if tie else x <= 0, 0, x_dot)
+
+
+@jax.custom_jvp
+def lesser(x: jax.Array, y: jax.Array) -> jax.Array:
+    """min(x, y), whose gradient a tie shares."""
+    return jnp.minimum(x, y)
+
+
+@lesser.defjvp
+def _lesser_jvp(primals, tangents):
+    # That of `minimum` compares each with the result, and is 0 where rounding makes none equal.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    tie = (x_dot + y_dot) * 0.5
+    return lesser(x, y), jnp.where(x < y, x_dot, jnp.where(y < x, y_dot, tie))
+
+
+def kept(keep: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
+    """x where it is kept, and a harmless number elsewhere; one number for all places stays."""
+    return x if keep is None or keep.ndim != x.ndim else jnp.where(keep, x, fill)
+
+
+def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """x, but 0 where it is infinite and has the weight 0."""
+    return xla.where((weight != 0) | ~jnp.isinf(x), x, 0)
+
+
+@jax.custom_jvp
+def product(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """weight * x with 0 * inf = 0, in value and gradient."""
+    return jnp.where((weight == 0) & jnp.isinf(x), 0, weight * x)
+
+
+def _product_jvp(primals, tangents):
+    # Autodiff would keep for the backward pass which entries are silenced.
+    (weight, x), (by_weight, by_x) = primals, tangents
+    weighted = product(weight, x)
+    return weighted, xla.along(weighted, (silenced(weight, x), by_weight), (weight, by_x))
+
+
+product.defjvp(_product_jvp, symbolic_zeros=True)
+
+
+def xlogy(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x log y with 0 log 0 = 0, and gradient 0 there."""
+    return x * jnp.log(jnp.where((x == 0) & (y == 0), 1, y))
+
+
+@jax.custom_jvp
+def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x / y, differentiated without squaring y."""
+    return x / y
+
+
+def _quotient_jvp(primals, tangents):
+    # The usual -x / y**2 overflows, and then gives NaN, where the quotient itself does not.
+    (x, y), (x_dot, y_dot) = primals, tangents
+    ratio = quotient(x, y)
+    return ratio, xla.along(ratio, (jnp.ones_like(x), x_dot), (-ratio, y_dot)) / y
+
+
+quotient.defjvp(_quotient_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)), accurate for both signs."""
+    # maximum has derivative 1/2 and |x| has 0 at the tie: together σ(0).
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-norms.absolute(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    # Piecewise, the second derivative would vanish at 0, where it is 1/4.
+    (x,), (x_dot,) = primals, tangents
+    return softplus(x), lax.logistic(x) * x_dot

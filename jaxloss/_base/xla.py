@@ -1,0 +1,112 @@
+"""The cellar: every idiom whose only purpose is to persuade JAX or XLA."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+
+def along(like: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
+    """Σ slope · tangent, shaped as `like`, for rules with `symbolic_zeros`.
+
+    An argument that nobody differentiates by adds nothing. As numbers its zeros would make NaN of
+    an infinite slope, in forward mode only.
+    """
+    parts = [slope * dot for slope, dot in terms if not isinstance(dot, SymbolicZero)]
+    return functools.reduce(operator.add, parts) if parts else jnp.zeros_like(like)
+
+
+@jax.custom_jvp
+def opaque(x: jax.Array) -> jax.Array:
+    """x behind an operation that XLA does not look through.
+
+    It would contract the product that made x with the sum that takes it, and so leave out its
+    rounding, or gather the constant factors of two such products: 1e20 twice, which overflows.
+    """
+    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
+
+
+@opaque.defjvp
+def _opaque_jvp(primals, tangents):
+    # That of `maximum` asks whether x and the greater are equal, in two readings of x.
+    return opaque(*primals), tangents[0]
+
+
+def again(x: jax.Array) -> jax.Array:
+    """x in another expression, for a derivative whose parts the value computes as well.
+
+    Computed twice from x they take less time than stored once and read twice; the compiler would
+    recognise and store them.
+    """
+    return opaque(x)
+
+
+def where(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
+    """`jnp.where` with a number, which in the body of a loop takes no memory.
+
+    Differentiation moves what does not change out of a `lax.scan`, and so would store the number
+    in the full shape. Made of the condition it stays inside, where the compiler folds it.
+    """
+    return jnp.where(condition, x, (jnp.any(condition) & False).astype(x.dtype) + fill)
+
+
+def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
+    """x, and NaN where it is bad.
+
+    The NaN is made there only, as infinity times 0: `jax_debug_nans` takes a literal one, which
+    `jax_disable_jit` makes an array, for a fault.
+    """
+    nan = jnp.where(bad, jnp.inf, 0).astype(x.dtype) * 0
+    return jnp.where(bad, nan, x)
+
+
+def linear(
+    f: Callable[[P, T], jax.Array],
+    transpose: Callable[[P, jax.Array], T],
+    given: P,
+    x: T,
+    like: jax.Array,
+) -> jax.Array:
+    """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
+
+    `jax.custom_derivatives.linear_call` would say it directly, but cannot be vmapped. What can be
+    is a linear equation with its own solver: y - f(given, x) = 0 for a given x.
+    """
+
+    f = jax.jit(f)  # Traced once for the equation and its solver.
+
+    def equation(both):
+        x, y = both
+        one = tied(jnp.ones((), like.dtype), given)
+        return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, y - f(given, x)))
+
+    def solve(_, right):
+        x, y = right
+        return x, y + f(given, x)
+
+    def transposed_solve(_, right):
+        x, y = right
+        return jax.tree.map(jnp.add, x, transpose(given, y)), y
+
+    right = x, tied(jnp.zeros_like(like), x)
+    x, y = lax.custom_linear_solve(equation, right, solve, transposed_solve)
+    return tied(y, x)
+
+
+def tied(value: jax.Array, to: Any) -> jax.Array:
+    """The value, which now counts as depending on all numbers in `to`.
+
+    JAX differentiates a linear equation only if all of it depends on what it differentiates.
+    """
+    leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)

@@ -1,0 +1,1 @@
+"""The class axes of scores, and where labels point."""

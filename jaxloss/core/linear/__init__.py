@@ -1,0 +1,1 @@
+"""Losses of a linear layer's outputs, without all logits at once."""

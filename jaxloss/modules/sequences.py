@@ -1,0 +1,61 @@
+"""Connectionist temporal classification."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.core
+from jax.typing import ArrayLike
+
+from jaxloss import functional as F
+from jaxloss._base.reduction import Reduction
+from jaxloss.modules.base import Loss
+
+
+@dataclasses.dataclass(eq=False)
+class CTCLoss(Loss):
+    """Connectionist temporal classification, as torch.nn.CTCLoss; see
+    `jaxloss.functional.ctc_loss`.
+
+    Args:
+      blank: the index of the blank.
+      reduction: "none", "mean" or "sum". The mean is that of the losses divided by the target
+        lengths.
+      zero_infinity: whether to make infinite losses 0.
+
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.CTCLoss()
+      >>> log_probs = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+      >>> print(jnp.exp(-loss(log_probs, jnp.array([1]), 2, 1)))
+      0.3125
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CTCLoss.html
+    """
+
+    blank: int = 0
+    reduction: Reduction = "mean"
+    zero_infinity: bool = False
+
+    def __call__(
+        self,
+        log_probs: ArrayLike,
+        targets: ArrayLike,
+        input_lengths: ArrayLike | Sequence[int],
+        target_lengths: ArrayLike | Sequence[int],
+    ) -> jax.Array:
+        return F.ctc_loss(
+            log_probs,
+            targets,
+            input_lengths,
+            target_lengths,
+            blank=self.blank,
+            reduction=self.reduction,
+            zero_infinity=self.zero_infinity,
+        )
