@@ -30,7 +30,8 @@ LAYERS = [
     ("modules",),
     ("nnx", "linen"),
 ]
-FAMILIES = ("jaxloss.core", "jaxloss.functional", "jaxloss.modules")  # Whose files may import one another.
+# The files of each of these may import one another.
+FAMILIES = ("jaxloss.core", "jaxloss.functional", "jaxloss.modules")
 
 
 def layer(module):
