@@ -9,12 +9,25 @@ like the plain formulas.
 from __future__ import annotations
 
 import functools
+import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._base import norms, xla
+
+
+def along(like: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
+    """Σ slope · tangent, shaped as `like`, for rules with `symbolic_zeros`.
+
+    An argument that nobody differentiates by adds nothing. As numbers its zeros would make NaN of
+    an infinite slope, in forward mode only.
+    """
+    parts = [slope * dot for slope, dot in terms if not isinstance(dot, SymbolicZero)]
+    return functools.reduce(operator.add, parts) if parts else jnp.zeros_like(like)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -50,7 +63,7 @@ def kept(keep: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
 
 def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:
     """x, but 0 where it is infinite and has the weight 0."""
-    return xla.where((weight != 0) | ~jnp.isinf(x), x, 0)
+    return xla.filled((weight != 0) | ~jnp.isinf(x), x, 0)
 
 
 @jax.custom_jvp
@@ -63,7 +76,7 @@ def _product_jvp(primals, tangents):
     # Autodiff would keep for the backward pass which entries are silenced.
     (weight, x), (by_weight, by_x) = primals, tangents
     weighted = product(weight, x)
-    return weighted, xla.along(weighted, (silenced(weight, x), by_weight), (weight, by_x))
+    return weighted, along(weighted, (silenced(weight, x), by_weight), (weight, by_x))
 
 
 product.defjvp(_product_jvp, symbolic_zeros=True)
@@ -84,7 +97,7 @@ def _quotient_jvp(primals, tangents):
     # The usual -x / y**2 overflows, and then gives NaN, where the quotient itself does not.
     (x, y), (x_dot, y_dot) = primals, tangents
     ratio = quotient(x, y)
-    return ratio, xla.along(ratio, (jnp.ones_like(x), x_dot), (-ratio, y_dot)) / y
+    return ratio, along(ratio, (jnp.ones_like(x), x_dot), (-ratio, y_dot)) / y
 
 
 quotient.defjvp(_quotient_jvp, symbolic_zeros=True)

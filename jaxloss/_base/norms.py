@@ -117,7 +117,7 @@ def _euclidean_jvp(axes, primals, tangents):
     x1, x2, eps = primals
     (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
     inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
-    unit = ((xla.again(x1) - x2) / x.scale + eps / x.scale) * inverse
+    unit = ((xla.recomputed(x1) - x2) / x.scale + eps / x.scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
     return x.scale * x.length, jnp.sum(unit * x_dot, axes, keepdims=True)
 
@@ -172,9 +172,9 @@ def _lengths(
     """The lengths of one or two vectors, and the inner product of the first and last, scaled.
 
     The scales shield the squares from overflow and underflow, but to find them takes a pass over
-    the memory, which is half of a norm's time on a CPU. There the plain sums tell whether scales
-    are needed. The vectors are made anew in each branch, which could not be fused with what makes
-    them outside.
+    the memory, which is half of a norm's time on a CPU. The plain sums tell whether scales are
+    needed. The vectors are made anew in each branch, which could not be fused with what makes them
+    outside.
     """
 
     def sums(vectors):
@@ -186,21 +186,19 @@ def _lengths(
         ratios = [xla.opaque(x / scale) for x, scale in zip(vectors(), scales, strict=True)]
         return scales, *sums(ratios)
 
-    def adaptive():
+    def plain():
         squares, inner = sums(vectors())
         far = 2.0 ** (int(jnp.finfo(inner.dtype).maxexp) // 3)
         # Infinite or NaN for what is 0, infinite or NaN.
         farthest = [jnp.max(lax.stop_gradient(x + 1 / x), initial=0) for x in squares]
-        # Made of the squares, so that they are sharded as what the other branch gives.
-        ones = [(jnp.isnan(x) | True).astype(x.dtype) for x in squares]
-        needless = functools.reduce(jnp.maximum, farthest) < far
-        return lax.cond(needless, lambda: (ones, squares, inner), shielded)
+        ones = [jnp.ones_like(x) for x in squares]
+        return functools.reduce(jnp.maximum, farthest) < far, (ones, squares, inner)
 
     def length(scale, square):
         zero = square == 0
         return _Length(scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square))), zero)
 
-    scales, squares, inner = lax.platform_dependent(cpu=adaptive, default=shielded)
+    scales, squares, inner = xla.shortcut(plain, shielded)
     return [*map(length, scales, squares)], inner
 
 

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks
 from jaxloss._base.call import public
-from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import locate
 from jaxloss.core.linear.loss import linear_softmax_cross_entropy, losses_of_few
 
 Tail = Sequence[tuple[ArrayLike, ArrayLike]]
@@ -139,11 +140,11 @@ def _log_softmax(logits: jax.Array) -> jax.Array:
     """Log probabilities over the last axis, accurate where one class has almost all."""
     # Relative to the likeliest class, whose own 1 in the sum is left to log1p, so that it does not
     # swallow what the others add. As a constant 0 it does not in the gradient either.
-    axes = (logits.ndim - 1,)
-    best = _classes.locate(jnp.argmax(logits, -1), logits, axes, None).hot
-    peak = _classes.total(jnp.where(best, logits, 0), axes)
+    classes = ClassAxes((logits.ndim - 1,))
+    best = locate(jnp.argmax(logits, -1), logits, classes).hot
+    peak = classes.sum(jnp.where(best, logits, 0))
     logits = jnp.where(best, 0, logits - peak)
-    return logits - jnp.log1p(_classes.total(jnp.where(best, 0, jnp.exp(logits)), axes))
+    return logits - jnp.log1p(classes.sum(jnp.where(best, 0, jnp.exp(logits))))
 
 
 class _Layers(NamedTuple):

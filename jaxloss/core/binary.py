@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, norms, xla
 from jaxloss._base.call import public
-from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import expand_weights
 
 
 @public()
@@ -76,7 +77,7 @@ def _logistic(x: jax.Array, y: jax.Array, pos_weight: jax.Array | None) -> jax.A
 def _logistic_jvp(primals, tangents):
     # Autodiff would take 0 for the derivative at 0, and σ(x) - y would cancel.
     (x, y, pos_weight), (x_dot, y_dot, weight_dot) = primals, tangents
-    x = xla.again(x)
+    x = xla.recomputed(x)
     positive = y if pos_weight is None else pos_weight * y
     by_logits = (1 - y) * lax.logistic(x) - positive * lax.logistic(-x)
     against, favour = elementwise.softplus(-x), elementwise.softplus(x)
@@ -87,7 +88,7 @@ def _logistic_jvp(primals, tangents):
     terms = [(by_logits, x_dot), (by_labels, y_dot)]
     if pos_weight is not None:
         terms.append((elementwise.product(y, against), weight_dot))
-    return _logistic(*primals), xla.along(x, *terms)
+    return _logistic(*primals), elementwise.along(x, *terms)
 
 
 _logistic.defjvp(_logistic_jvp, symbolic_zeros=True)
@@ -145,7 +146,7 @@ def _binary_jvp(primals, tangents):
     (p, y), (p_dot, y_dot) = primals, tangents
     by_probability = (1 - y) * _slope(p, True) - y * _slope(p, False)
     by_label = _bounded_log(p, True) - _bounded_log(p, False)
-    return _binary(p, y), xla.along(p, (by_probability, p_dot), (by_label, y_dot))
+    return _binary(p, y), elementwise.along(p, (by_probability, p_dot), (by_label, y_dot))
 
 
 _binary.defjvp(_binary_jvp, symbolic_zeros=True)
@@ -219,8 +220,8 @@ def _soft_margin(x: jax.Array, y: jax.Array) -> jax.Array:
 def _soft_margin_jvp(primals, tangents):
     # Autodiff would keep -y x for the backward pass.
     (x, y), (x_dot, y_dot) = primals, tangents
-    slope = lax.logistic(-(y * xla.again(x)))
-    return _soft_margin(x, y), xla.along(x, (-slope * y, x_dot), (-slope * x, y_dot))
+    slope = lax.logistic(-(y * xla.recomputed(x)))
+    return _soft_margin(x, y), elementwise.along(x, (-slope * y, x_dot), (-slope * x, y_dot))
 
 
 _soft_margin.defjvp(_soft_margin_jvp, symbolic_zeros=True)
@@ -265,17 +266,16 @@ def multilabel_soft_margin_loss(
     """
     logits, labels = checks.arrays(logits=logits, labels=labels)
     checks.same_shape(logits=logits, labels=labels)
-    axes = checks.axes(axis, logits, "logits")
+    classes = ClassAxes.of(axis, logits, "logits")
     where = checks.mask(where, "logits", logits)
     rule = "be probabilities in [0, 1]"
     checks.require((labels >= 0) & (labels <= 1), "labels", rule, where)
     if where is not None:
         logits, labels = jnp.where(where, logits, 0), jnp.where(where, labels, 0)
     losses = _logistic(logits, labels, None)
-    weights = _classes.expand_weights(class_weights, logits, axes)
+    weights = expand_weights(class_weights, logits, classes)
     if weights is not None:
         losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
     if where is not None:
         losses = jnp.where(where, losses, 0)
-    count = _classes.count(logits, axes, where)
-    return jnp.squeeze(jnp.sum(losses, axes, keepdims=True) / count, axes)
+    return classes.squeeze(classes.sum(losses) / classes.count(logits, where))

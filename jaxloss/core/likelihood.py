@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
-from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import Labels, find, pick
 
 
 @public(static=("axis",), labels=("labels",))
@@ -53,10 +54,15 @@ def negative_log_likelihood(
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.NLLLoss.html
     """
     (log_probs,) = checks.arrays(log_probs=log_probs)
-    axes = checks.axes(axis, log_probs, "log_probs")
+    classes = ClassAxes.of(axis, log_probs, "log_probs")
     where = checks.mask(where, "log_probs", log_probs)
-    found = _classes.index(labels, log_probs, axes, where, names=("log_probs", "labels"))
-    return -jnp.squeeze(_classes.pick(log_probs, found, axes), axes)
+    found = find(labels, log_probs, classes, where, names=("log_probs", "labels"))
+    return losses_of_labels(log_probs, found, classes)
+
+
+def losses_of_labels(log_probs: jax.Array, found: Labels, classes: ClassAxes) -> jax.Array:
+    """`negative_log_likelihood` of labels that are found."""
+    return -classes.squeeze(pick(log_probs, found, classes))
 
 
 @public(static=("log_input", "full"), domain={"eps": checks.NON_NEGATIVE})
@@ -128,9 +134,9 @@ def _poisson(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _poisson_jvp(primals, tangents):
     (x, y), (x_dot, y_dot) = primals, tangents
-    by_log_rate = jnp.exp(xla.again(x)) - y
+    by_log_rate = jnp.exp(xla.recomputed(x)) - y
     by_count = -elementwise.silenced(y, x)
-    return _poisson(x, y), xla.along(x, (by_log_rate, x_dot), (by_count, y_dot))
+    return _poisson(x, y), elementwise.along(x, (by_log_rate, x_dot), (by_count, y_dot))
 
 
 _poisson.defjvp(_poisson_jvp, symbolic_zeros=True)
@@ -208,7 +214,7 @@ def _gaussian_jvp(primals, tangents):
     # Autodiff would not reach a variance below eps, and squares v, which overflows where the
     # derivative does not.
     x, y, variance, eps = primals
-    v, error = _raised(variance, eps), xla.again(x) - y
+    v, error = _raised(variance, eps), xla.recomputed(x) - y
     ratio = elementwise.quotient(error, v)
     by_variance = 0.5 * elementwise.quotient(tangents[2] - error * (ratio * tangents[2]), v)
     return _gaussian(*primals), ratio * (tangents[0] - tangents[1]) + by_variance

@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
-from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import Labels, at_label, find, label_weights, locate, pick
 
 
 @public()
@@ -176,43 +177,43 @@ def multi_margin_loss(
     """
     checks.one_of("p", p, (1, 2))
     (scores,) = checks.arrays(scores=scores)
-    axes = checks.axes(axis, scores, "scores")
+    classes = ClassAxes.of(axis, scores, "scores")
     where = checks.mask(where, "scores", scores)
-    found = _classes.index(labels, scores, axes, where, names=("scores", "labels"))
+    found = find(labels, scores, classes, where, names=("scores", "labels"))
     margin = checks.number("margin", margin, scores)
     scores = elementwise.kept(where, scores)
-    count = _classes.count(scores, axes, where)
-    losses = jnp.expand_dims(_hinges(scores, margin, found, where, p, axes), axes)
-    losses = jnp.squeeze(losses / count, axes)
+    losses = classes.expand(_hinges(scores, margin, found, where, p, classes))
+    losses = classes.squeeze(losses / classes.count(scores, where))
     if class_weights is not None:
-        weights = _classes.label_weights(class_weights, scores, found, axes)
+        weights = label_weights(class_weights, scores, found, classes)
         losses = elementwise.product(weights, losses)
     return losses
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _hinges(scores, margin, labels, where, p, axes):
+def _hinges(scores, margin, labels, where, p, classes):
     """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y."""
-    short = _shortfalls(scores, margin, labels, where, axes)
-    return jnp.sum(short if p == 1 else jnp.square(short), axes)
+    short = _shortfalls(scores, margin, labels, where, classes)
+    return jnp.sum(short if p == 1 else jnp.square(short), classes.axes)
 
 
-def _shortfalls(scores, margin, labels, where, axes):
-    short = scores - _classes.pick(scores, labels, axes) + margin
+def _shortfalls(scores, margin, labels, where, classes):
+    short = scores - pick(scores, labels, classes) + margin
     return elementwise.kept(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
-def _hinges_jvp(p, axes, primals, tangents):
+def _hinges_jvp(p, classes, primals, tangents):
     # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
     scores, margin, labels, where = primals
-    short = _shortfalls(scores, margin, labels, where, axes)
-    total = jnp.sum(jnp.sign(short) if p == 1 else 2 * short, axes, keepdims=True)
+    short = _shortfalls(scores, margin, labels, where, classes)
+    total = classes.sum(jnp.sign(short) if p == 1 else 2 * short)
     total = xla.nan_where(labels.bad, total)  # It is; so XLA stores it for no class.
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
-    value = _hinges(*primals, p, axes)
-    along = xla.along(scores, (gradient, tangents[0]))
-    return value, jnp.sum(along, axes) + xla.along(value, (jnp.squeeze(total, axes), tangents[1]))
+    value = _hinges(*primals, p, classes)
+    by_scores = elementwise.along(scores, (gradient, tangents[0]))
+    by_margin = elementwise.along(value, (classes.squeeze(total), tangents[1]))
+    return value, jnp.sum(by_scores, classes.axes) + by_margin
 
 
 _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
@@ -259,12 +260,12 @@ def multilabel_margin_loss(
     axes = checks.axes(axis, scores, "scores")
     if len(axes) != 1:
         checks.fail(ValueError, "axis", "be one dimension", axis)
-    _classes.require_classes("scores", scores, axes)
+    ClassAxes(axes).require(scores, "scores")
     labels = checks.labels("labels", labels, scores.shape)
     where = checks.mask(where, "scores", scores)
     scores = elementwise.kept(where, scores)
     if where is not None:
-        labels = jnp.where(_classes.any_class(where, axes), labels, -1)
+        labels = jnp.where(ClassAxes(axes).any(where), labels, -1)
         where = jnp.moveaxis(where, axes[0], -1)
     scores, labels = jnp.moveaxis(scores, axes[0], -1), jnp.moveaxis(labels, axes[0], -1)
     count = scores.shape[-1]
@@ -273,7 +274,8 @@ def multilabel_margin_loss(
     free, bad = _no_labels(scores, labels, ends, where)
     losses, _ = _pairwise_hinge(scores, labels, ends, where, free, bad)
     checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
-    return jnp.squeeze(losses[..., None] / _classes.count(scores, (scores.ndim - 1,), where), -1)
+    classes = ClassAxes((scores.ndim - 1,))
+    return classes.squeeze(classes.expand(losses) / classes.count(scores, where))
 
 
 @jax.custom_jvp
@@ -293,7 +295,7 @@ def _pairwise_hinge(
     def add(k, so_far):
         losses, gradient = so_far
         label = _label(scores, labels, ends, where, k)
-        own = _classes.at_label(scores, label, (scores.ndim - 1,))
+        own = at_label(scores, label, ClassAxes((scores.ndim - 1,)))
         short = (scores - own) + 1
         short = jnp.where(free & ~label.bad & ~(short <= 0), short, 0)
         count = jnp.sum(jnp.sign(short), -1, keepdims=True)
@@ -302,8 +304,8 @@ def _pairwise_hinge(
         gradient = gradient + jnp.where(label.hot, -count, slope)
         return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)
 
-    # Made of the arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
-    nothing = xla.tied((free & False).astype(scores.dtype), scores)
+    # Made of all arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
+    nothing = jnp.zeros_like(jnp.where(free, scores, 0))
     losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
     return xla.nan_where(bad, losses), xla.nan_where(bad[..., None], gradient)
 
@@ -343,15 +345,15 @@ def _no_labels(
         label = _label(scores, labels, ends, where, k)
         return free & ~label.hot, bad | jnp.squeeze(label.bad & (k < ends), -1)
 
-    nothing = (labels < 0) & False  # As in `_pairwise_hinge`.
-    free = ~nothing if where is None else ~nothing & where
-    return _for_labels(take, ends, (free, jnp.any(nothing, -1)))
+    free = jnp.ones_like(labels, bool)
+    free = free if where is None else free & where
+    return _for_labels(take, ends, (free, jnp.zeros_like(labels[..., 0], bool)))
 
 
 def _label(
     scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None, k: jax.Array
-) -> _classes.Labels:
+) -> Labels:
     """Where the k-th label points; nowhere, and is bad, where there is none."""
     label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
     label = jnp.where(k < ends[..., 0], label, -1)
-    return _classes.locate(label, scores, (scores.ndim - 1,), where)
+    return locate(label, scores, ClassAxes((scores.ndim - 1,)), where)

@@ -49,9 +49,9 @@ def _of_error(
         # error, written as in the value, would be stored for both.
         x, y, *hyper_parameters = primals
         x_dot, y_dot, *dots = tangents
-        by_error, *others = slopes(xla.again(x) - y, *hyper_parameters)
+        by_error, *others = slopes(xla.recomputed(x) - y, *hyper_parameters)
         terms = [(by_error, x_dot), (-by_error, y_dot), *zip(others, dots, strict=True)]
-        return loss(*primals), xla.along(x, *terms)
+        return loss(*primals), elementwise.along(x, *terms)
 
     loss.defjvp(_jvp, symbolic_zeros=True)
     return loss

@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise
 from jaxloss._base.call import public
 from jaxloss._base.reduction import Reduction, reduce_as_torch
-from jaxloss.core.classes import labels as _classes
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import Labels, find, label_weights
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,16 +122,19 @@ def class_dimension(input: ArrayLike, *, most: int | None = None) -> int:
 
 
 class ClassTargets(NamedTuple):
-    """Class indices of the examples, those with `ignore_index` taken out by `where`."""
+    """Scores and the class indices of their examples, without those with `ignore_index`."""
 
-    labels: jax.Array
+    scores: jax.Array
+    classes: ClassAxes
+    found: Labels
     where: jax.Array
     weights: jax.Array  # Of each label's class; 0 where the example does not take part.
 
 
 def class_targets(
-    input: ArrayLike, target: ArrayLike, weight: ArrayLike | None, ignore_index: ArrayLike, dim: int
+    input: ArrayLike, target: ArrayLike, weight: ArrayLike | None, ignore_index: ArrayLike
 ) -> ClassTargets:
+    dim = class_dimension(input)
     (input,) = checks.arrays(input=input)
     shape = input.shape[:dim] + input.shape[dim + 1 :]
     target, hint = checks.array("target", target), ""
@@ -138,8 +142,10 @@ def class_targets(
         hint = f": the classes stand in axis {dim}, so write `jnp.moveaxis(input, -1, {dim})`"
     labels = checks.labels("target", target, shape, hint)
     where = jnp.expand_dims(taking_part(target, ignore_index), dim)
-    found = _classes.index(labels, input, (dim,), where, names=("input", "target"))
-    return ClassTargets(labels, where, _classes.label_weights(weight, input, found, (dim,)))
+    classes = ClassAxes((dim,))
+    found = find(labels, input, classes, where, names=("input", "target"))
+    weights = label_weights(weight, input, found, classes)
+    return ClassTargets(input, classes, found, where, weights)
 
 
 def taking_part(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:

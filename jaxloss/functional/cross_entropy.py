@@ -82,8 +82,7 @@ def cross_entropy(
             input, target, axis=dim, class_weights=weight, label_smoothing=label_smoothing
         )
         return reduced(losses, reduction)
-    labels, where, weights = class_targets(input, target, weight, ignore_index, dim)
-    losses = core.softmax_cross_entropy_with_integer_labels(
-        input, labels, axis=dim, where=where, class_weights=weight, label_smoothing=label_smoothing
-    )
+    logits, classes, found, where, weights = class_targets(input, target, weight, ignore_index)
+    terms = core.Terms.of(logits, classes, weight, label_smoothing)
+    losses = core.losses_of_labels(logits, found, where, terms, classes)
     return reduced(losses, reduction, weights)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise
 from jaxloss._base.reduction import BatchReduction, Reduction
 from jaxloss.core import likelihood as core
-from jaxloss.functional._torch import class_dimension, class_targets, reduced, torch_function
+from jaxloss.functional._torch import class_targets, reduced, torch_function
 
 
 @torch_function(labels=("target", "ignore_index"))
@@ -53,12 +53,11 @@ def nll_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.nll_loss.html
     """
-    dim = class_dimension(input)
-    labels, where, weights = class_targets(input, target, weight, ignore_index, dim)
-    losses = core.negative_log_likelihood(input, labels, axis=dim, where=where)
+    targets = class_targets(input, target, weight, ignore_index)
+    losses = core.losses_of_labels(targets.scores, targets.found, targets.classes)
     if weight is not None:
-        losses = elementwise.product(weights, losses)
-    return reduced(losses, reduction, weights)
+        losses = elementwise.product(targets.weights, losses)
+    return reduced(losses, reduction, targets.weights)
 
 
 @torch_function(static=("log_input", "full"), domain={"eps": checks.NON_NEGATIVE})

@@ -17,8 +17,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._base import xla
 from jaxloss.core import cross_entropy
-from jaxloss.core.classes import labels as _classes
-from jaxloss.core.classes.labels import AxisName
+from jaxloss.core.classes.axes import AxisName, ClassAxes
+from jaxloss.core.classes.labels import locate
 
 
 class Rows(NamedTuple):
@@ -169,8 +169,7 @@ def _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse):
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors
         if factors is None:
-            # No constant: its 1 would be stored in the logits' shape, see `xla.where`.
-            factors = (jnp.any(rows.inputs == 0, -1) | True).astype(rows.inputs.dtype)
+            factors = xla.true_like(rows.inputs[:, 0]).astype(rows.inputs.dtype)
 
         def loss(own, common, product):
             return _losses(product, *_with(rows, shared, moving, own, common), axis_name)
@@ -188,8 +187,7 @@ def _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse):
         others = jax.tree.map(jnp.add, so_far[1:], common[1:])
         return [kernel_gradient, *others], (own, losses)
 
-    # Zeros that vary over the devices of `jax.shard_map` as the leaves do.
-    nothing = [((x == 0) & False).astype(x.dtype) for x in _leaves(shared, moving[1])]
+    nothing = jax.tree.map(jnp.zeros_like, _leaves(shared, moving[1]))
     common, (own, losses) = _scan(block, nothing, (rows, factors), shared if sparse else None)
     return losses, (own, common)
 
@@ -241,7 +239,7 @@ def label_weights(rows: Rows, shared: Shared) -> jax.Array:
             return None, part.astype(inputs.dtype)
         classes = jnp.arange(len(weights), dtype=labels.dtype)
         hot = part[:, None] & (labels[:, None] == classes[None])
-        return None, jnp.sum(xla.where(hot, weights[None], 0), 1)
+        return None, jnp.sum(xla.filled(hot, weights[None], 0), 1)
 
     return _scan(block, None, rows)[1]
 
@@ -257,13 +255,14 @@ def _losses(product, rows, shared, axis_name):
     _, bias, terms = shared
     logits = product if bias is None else product + bias[None]
     labels = _present(rows, rows.labels)
+    classes = ClassAxes((1,), axis_name)
     if terms.class_weights is not None:
         terms = terms._replace(class_weights=terms.class_weights[None])
     if jnp.issubdtype(labels.dtype, jnp.floating):
-        losses = cross_entropy.losses_of_probabilities(logits, labels, None, terms, (1,), axis_name)
+        losses = cross_entropy.losses_of_probabilities(logits, labels, None, terms, classes)
     else:
-        found = _classes.locate(labels, logits, (1,), None, axis_name)
-        losses = cross_entropy.losses_of_labels(logits, found, None, terms, (1,), axis_name)
+        found = locate(labels, logits, classes)
+        losses = cross_entropy.losses_of_labels(logits, found, None, terms, classes)
     return _present(rows, losses)
 
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks
 from jaxloss._base.call import public
 from jaxloss.core import cross_entropy
-from jaxloss.core.classes.labels import AxisName
+from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.linear import blocks
 
 # Logits made at a time by default, and examples with which the products are limited by arithmetic
