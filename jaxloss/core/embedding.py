@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -316,14 +315,42 @@ def triplet_margin_with_distance_loss(
 
     Source: as `triplet_margin_loss`.
     """
+    if distance_function is None:
+        return _by_pairwise_distance(
+            anchors, positives, negatives, margin=margin, swap=swap, where=where
+        )
+    if not callable(distance_function):
+        with checks.speaking_for(_WITH_DISTANCE):
+            rule = "be callable or None"
+            checks.fail(TypeError, "distance_function", rule, repr(distance_function))
     if where is not None:
         # Different numbers, between which a distance may be differentiated.
         anchors = _kept_examples(where, anchors, 1)
         positives = _kept_examples(where, positives, 2)
         negatives = _kept_examples(where, negatives, 3)
-    return triplets(
-        _DISTANCES, anchors, positives, negatives, distance_function, margin, swap, where
+    return _of_distances(
+        distance_function(anchors, positives),
+        distance_function(anchors, negatives),
+        distance_function(positives, negatives) if swap else None,
+        margin=margin,
+        where=where,
     )
+
+
+_WITH_DISTANCE = checks.Caller("triplet_margin_with_distance_loss", {})
+
+
+@public(static=("swap",), domain={"margin": checks.POSITIVE}, name=_WITH_DISTANCE.function)
+def _by_pairwise_distance(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    *,
+    margin: ArrayLike,
+    swap: bool,
+    where: ArrayLike | None,
+) -> jax.Array:
+    return triplet_margin_loss(anchors, positives, negatives, margin=margin, swap=swap, where=where)
 
 
 def _kept_examples(where: ArrayLike, tree: Any, fill: float) -> Any:
@@ -342,61 +369,8 @@ def _kept_examples(where: ArrayLike, tree: Any, fill: float) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-Distance = Callable[[Any, Any], jax.Array]
-
-
-def triplets(
-    defaults: tuple[Distance, Distance, Distance],
-    anchors: Any,
-    positives: Any,
-    negatives: Any,
-    distance_function: Distance | None,
-    margin: ArrayLike,
-    swap: bool,
-    where: ArrayLike | None = None,
-) -> jax.Array:
-    """One loss per triplet, with distances of one's own or the default ones."""
-    near, far, between = defaults if distance_function is None else (distance_function,) * 3
-    if not callable(near):
-        with checks.speaking_for(checks.Caller("triplet_margin_with_distance_loss", {})):
-            checks.fail(TypeError, "distance_function", "be callable or None", repr(near))
-    return _triplet_margin_with_distance_loss(
-        near(anchors, positives),
-        far(anchors, negatives),
-        between(positives, negatives) if swap else None,
-        margin=margin,
-        where=where,
-    )
-
-
-def default_distances(*names: str) -> tuple[Distance, Distance, Distance]:
-    """`pairwise_distance` of each two, whose errors name the arguments of the triplet loss."""
-
-    def speaking(measure: Distance, x1: str, x2: str) -> Distance:
-        named = public(names={"x1": x1, "x2": x2}, name="triplet_margin_with_distance_loss")
-        return named(measure)
-
-    anchors, positives, negatives = names
-    distance = inspect.unwrap(pairwise_distance)
-    return (
-        speaking(distance, anchors, positives),
-        speaking(_distance_backwards, anchors, negatives),
-        speaking(distance, positives, negatives),
-    )
-
-
-def _distance_backwards(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
-    """‖x1 - x2 + eps‖ of arguments exchanged, see `triplet_margin_loss`."""
-    x1, x2 = checks.arrays(x1=x1, x2=x2)
-    checks.same_shape(x1=x1, x2=x2)
-    return pairwise_distance(x2, x1, eps=-1e-6)
-
-
-_DISTANCES = default_distances("anchors", "positives", "negatives")
-
-
-@public(domain={"margin": checks.POSITIVE}, name="triplet_margin_with_distance_loss")
-def _triplet_margin_with_distance_loss(
+@public(domain={"margin": checks.POSITIVE}, name=_WITH_DISTANCE.function)
+def _of_distances(
     near: ArrayLike,
     far: ArrayLike,
     between: ArrayLike | None,

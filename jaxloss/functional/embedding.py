@@ -226,13 +226,34 @@ def triplet_margin_with_distance_loss(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.triplet_margin_with_distance_loss.html
     """
-    losses = core.triplets(_DISTANCES, anchor, positive, negative, distance_function, margin, swap)
+    if distance_function is None:
+        return _by_pairwise_distance(
+            anchor, positive, negative, margin=margin, swap=swap, reduction=reduction
+        )
+    losses = core.triplet_margin_with_distance_loss(
+        anchor, positive, negative, distance_function=distance_function, margin=margin, swap=swap
+    )
     return _reduced_triplets(losses, reduction=reduction)
 
 
-_DISTANCES = core.default_distances("anchor", "positive", "negative")
+@torch_function(
+    static=("swap",),
+    domain={"margin": checks.POSITIVE},
+    name="triplet_margin_with_distance_loss",
+)
+def _by_pairwise_distance(
+    anchor: ArrayLike,
+    positive: ArrayLike,
+    negative: ArrayLike,
+    *,
+    margin: ArrayLike,
+    swap: bool,
+    reduction: Reduction,
+) -> jax.Array:
+    losses = core.triplet_margin_loss(anchor, positive, negative, margin=margin, swap=swap)
+    return reduced(losses, reduction)
 
 
-@public(static=("reduction",), name="triplet_margin_with_distance_loss")
-def _reduced_triplets(losses, *, reduction):
+@torch_function(name="triplet_margin_with_distance_loss")
+def _reduced_triplets(losses: jax.Array, *, reduction: Reduction) -> jax.Array:
     return reduced(losses, reduction)
