@@ -173,14 +173,14 @@ def _following(
 
 
 def buffer(name: str, value: Any) -> jax.Array:
-    """An array to keep, of what a call would take as one."""
+    """Whatever a call takes for an array, as an array to keep."""
     if not all(_abstract(lambda x: x, leaf) for leaf in jax.tree.leaves(value)):
         fail_for_type(name, "be an array", value)
     return array(name, value)
 
 
-def count(name: str, value: Any, least: int) -> None:
-    """A Python integer that says how many there are of something."""
+def at_least(least: int, name: str, value: Any) -> None:
+    """A Python integer that is not too small."""
     try:
         holds = operator.index(value) >= least
     except TypeError:

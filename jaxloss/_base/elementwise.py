@@ -56,9 +56,9 @@ def _lesser_jvp(primals, tangents):
     return lesser(x, y), jnp.where(x < y, x_dot, jnp.where(y < x, y_dot, tie))
 
 
-def kept(keep: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
-    """x where it is kept, and a harmless number elsewhere; one number for all places stays."""
-    return x if keep is None or keep.ndim != x.ndim else jnp.where(keep, x, fill)
+def masked(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
+    """x where it takes part, and a harmless number elsewhere; one number for all places stays."""
+    return x if where is None or where.ndim != x.ndim else jnp.where(where, x, fill)
 
 
 def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, xla
+from jaxloss._base import checks, elementwise
 from jaxloss._base.call import public
 
 Reduction = Literal["none", "mean", "sum"]
@@ -117,24 +117,3 @@ def divide(total: jax.Array, count: jax.Array) -> jax.Array:
     """total / count, and where nothing was counted 0 with gradient exactly 0."""
     nothing = count == 0
     return jnp.where(nothing, 0, total / jnp.where(nothing, 1, count))
-
-
-def reduce_as_torch(
-    losses: jax.Array, reduction: str, weights: jax.Array | None = None
-) -> jax.Array:
-    """torch's reductions: the mean divides by the weights' sum, and is NaN where that is 0.
-
-    The weights are in `losses` already.
-    """
-    if reduction == "none":
-        return losses
-    total = jnp.sum(losses)
-    if reduction == "sum":
-        return total
-    if reduction == "batchmean":
-        count = jnp.asarray(losses.shape[0] if losses.ndim else 1, losses.dtype)
-    elif weights is None:
-        count = jnp.asarray(losses.size, losses.dtype)
-    else:
-        count = jnp.sum(weights)
-    return xla.nan_where(count == 0, divide(total, count))

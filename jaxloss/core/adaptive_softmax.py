@@ -83,10 +83,10 @@ def adaptive_softmax_cross_entropy(
         in_head = jnp.where(member, frequent + cluster, in_head)
     losses = linear_softmax_cross_entropy(inputs, head, in_head, bias=head_bias, where=where)
     for (projection, weights), member, first in zip(tail, members, edges, strict=False):
-        own = member[..., None] if where is None else member[..., None] & where
+        present = member[..., None] if where is None else member[..., None] & where
         # Masked here already, since NaN times 0 would reach the projection's gradient.
-        features = jnp.inner(jnp.where(own, inputs, 0), projection)
-        losses += losses_of_few(features, weights, labels - first, own)
+        features = jnp.inner(jnp.where(present, inputs, 0), projection)
+        losses += losses_of_few(features, weights, labels - first, present)
     return losses
 
 

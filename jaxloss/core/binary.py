@@ -57,12 +57,12 @@ def sigmoid_binary_cross_entropy(
     checks.same_shape(logits=logits, labels=labels)
     pos_weight = checks.follower("pos_weight", pos_weight, logits)
     where = checks.mask(where, "logits", logits)
-    logits, labels = (elementwise.kept(where, x) for x in (logits, labels))
+    logits, labels = (elementwise.masked(where, x) for x in (logits, labels))
     checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]")
     if pos_weight is not None:
         pos_weight = checks.broadcast("pos_weight", pos_weight, logits)
-        pos_weight = elementwise.kept(where, pos_weight)
-    return elementwise.kept(where, _logistic(logits, labels, pos_weight))
+        pos_weight = elementwise.masked(where, pos_weight)
+    return elementwise.masked(where, _logistic(logits, labels, pos_weight))
 
 
 @jax.custom_jvp
@@ -130,10 +130,10 @@ def binary_cross_entropy(
     probabilities, labels = checks.arrays(probabilities=probabilities, labels=labels)
     checks.same_shape(probabilities=probabilities, labels=labels)
     where = checks.mask(where, "probabilities", probabilities)
-    probabilities, labels = (elementwise.kept(where, x, 0.5) for x in (probabilities, labels))
+    probabilities, labels = (elementwise.masked(where, x, 0.5) for x in (probabilities, labels))
     for name, value in (("probabilities", probabilities), ("labels", labels)):
         checks.require((value >= 0) & (value <= 1), name, "be probabilities in [0, 1]")
-    return elementwise.kept(where, _binary(probabilities, labels))
+    return elementwise.masked(where, _binary(probabilities, labels))
 
 
 @jax.custom_jvp
@@ -207,9 +207,9 @@ def soft_margin_loss(
     scores, targets = checks.arrays(scores=scores, targets=targets)
     checks.same_shape(scores=scores, targets=targets)
     where = checks.mask(where, "scores", scores)
-    scores, targets = (elementwise.kept(where, x, 1) for x in (scores, targets))
+    scores, targets = (elementwise.masked(where, x, 1) for x in (scores, targets))
     checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    return elementwise.kept(where, _soft_margin(scores, targets))
+    return elementwise.masked(where, _soft_margin(scores, targets))
 
 
 @jax.custom_jvp

@@ -45,7 +45,7 @@ def softmax_cross_entropy_with_integer_labels(
     label of a class that `where` excludes.
 
     Args:
-      logits: floating-point array (..., C), unnormalised log probabilities.
+      logits: floating-point array (..., C), unnormalized log probabilities.
       labels: integer array of the shape of `logits` without `axis`.
       axis: the class dimension; over a tuple of them a label is a flat index.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
@@ -54,7 +54,7 @@ def softmax_cross_entropy_with_integer_labels(
       class_weights: one weight per class, shape (C,).
       label_smoothing: ε in [0, 1], the share of the label spread evenly over the classes, its own
         among them. Where ε goes to the V - 1 others alone, as in T5, it is ε V / (V - 1) here.
-      z_loss: factor of the squared log normaliser, which keeps it near 0.
+      z_loss: factor of the squared log normalizer, which keeps it near 0.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices and `class_weights` the local part.
 
@@ -111,7 +111,7 @@ def softmax_cross_entropy(
     gradient is finite in both cases. Labels need not sum to 1.
 
     Args:
-      logits: floating-point array (..., C), unnormalised log probabilities.
+      logits: floating-point array (..., C), unnormalized log probabilities.
       labels: class probabilities in the same shape, as a rule.
       axis: the class dimension or dimensions; None for all.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
@@ -119,7 +119,7 @@ def softmax_cross_entropy(
         and gradient 0, whatever it holds.
       class_weights: one weight per class, shape (C,).
       label_smoothing: ε in [0, 1], the share of the labels spread evenly over the classes.
-      z_loss: factor of the squared log normaliser, which keeps it near 0.
+      z_loss: factor of the squared log normalizer, which keeps it near 0.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded;
         `class_weights` are then the local part.
 

@@ -62,7 +62,7 @@ def cosine_similarity(
         checks.fail(ValueError, "x2", f"broadcast with the shape {x1.shape}", x2.shape)
     axes = checks.axes(axis, pairs, "x1")
     where = checks.mask(where, "x1", pairs)
-    x1, x2 = (elementwise.kept(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
+    x1, x2 = (elementwise.masked(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
     eps = checks.number("eps", eps, x1)
     return jnp.squeeze(norms.cosine(x1, x2, eps, axes), axes)
 
@@ -115,14 +115,14 @@ def cosine_embedding_loss(
     if targets.shape != shape:
         checks.fail(ValueError, "targets", f"have shape {shape}", targets.shape)
     where, keep = _pairs(where, x1, axes)
-    x1, x2 = elementwise.kept(keep, x1), elementwise.kept(keep, x2)
-    targets = elementwise.kept(where, targets, 1)
+    x1, x2 = elementwise.masked(keep, x1), elementwise.masked(keep, x2)
+    targets = elementwise.masked(where, targets, 1)
     similarity = cosine_similarity(x1, x2, axis=axis)
     checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, similarity))
+    margin = elementwise.masked(where, checks.hyper_parameter("margin", margin, similarity))
     similar = jnp.where(targets == 1, 1 - similarity, 0)
     losses = similar + jnp.where(targets == -1, elementwise.hinge(similarity - margin), 0)
-    return elementwise.kept(where, losses)
+    return elementwise.masked(where, losses)
 
 
 def _aligned(x: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
@@ -193,8 +193,8 @@ def pairwise_distance(
         checks.fail(ValueError, "p", "be a number", repr(p))
     eps = checks.hyper_parameter("eps", eps, x1)
     _, keep = _pairs(where, x1, axes)
-    x1, x2, eps = (elementwise.kept(keep, x) for x in (x1, x2, eps))
-    distances = elementwise.kept(keep, norms.distance(x1, x2, eps, p, axes))
+    x1, x2, eps = (elementwise.masked(keep, x) for x in (x1, x2, eps))
+    distances = elementwise.masked(keep, norms.distance(x1, x2, eps, p, axes))
     return distances if keepdims else jnp.squeeze(distances, axes)
 
 
@@ -254,7 +254,7 @@ def triplet_margin_loss(
     eps = checks.hyper_parameter("eps", eps, anchors)
     where, keep = _pairs(where, anchors, axes)
     anchors, positives, negatives, eps = (
-        elementwise.kept(keep, x) for x in (anchors, positives, negatives, eps)
+        elementwise.masked(keep, x) for x in (anchors, positives, negatives, eps)
     )
 
     def distance(x1: jax.Array, x2: jax.Array, eps: jax.Array) -> jax.Array:
@@ -397,5 +397,5 @@ def _hinge_of_distances(
     """`near` and `far` are the anchors' distances, `between` that of positive and negative."""
     if between is not None:
         far = elementwise.lesser(far, between)
-    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, near))
-    return elementwise.kept(where, elementwise.hinge(near - far + margin))
+    margin = elementwise.masked(where, checks.hyper_parameter("margin", margin, near))
+    return elementwise.masked(where, elementwise.hinge(near - far + margin))

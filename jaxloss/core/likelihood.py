@@ -25,7 +25,7 @@ def negative_log_likelihood(
 ) -> jax.Array:
     """Negative log likelihood of integer labels under given log probabilities.
 
-    loss = -log_probs[label]. `log_probs` are taken as they are, not normalised.
+    loss = -log_probs[label]. `log_probs` are taken as they are, not normalized.
 
     A label outside [0, C), negative ones included, gives NaN in that example's value and gradient
     only, and so does a label of a class that `where` excludes.
@@ -111,20 +111,20 @@ def poisson_nll_loss(
     predictions, targets = checks.arrays(predictions=predictions, targets=targets)
     checks.same_shape(predictions=predictions, targets=targets)
     where = checks.mask(where, "predictions", predictions)
-    predictions, targets = (elementwise.kept(where, x, 1) for x in (predictions, targets))
+    predictions, targets = (elementwise.masked(where, x, 1) for x in (predictions, targets))
     checks.require(targets >= 0, "targets", "be counts of 0 or more")
     if log_input:
         losses = _poisson(predictions, targets)
     else:
         checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
-        eps = elementwise.kept(where, checks.hyper_parameter("eps", eps, predictions))
+        eps = elementwise.masked(where, checks.hyper_parameter("eps", eps, predictions))
         losses = predictions - elementwise.xlogy(targets, predictions + eps)
     if full:
         above_1 = targets > 1
         y = jnp.where(above_1, targets, 1)
         stirling = y * jnp.log(y) - y + 0.5 * jnp.log(2 * math.pi * y)
         losses = losses + jnp.where(above_1, stirling, 0)
-    return elementwise.kept(where, losses)
+    return elementwise.masked(where, losses)
 
 
 @jax.custom_jvp
@@ -194,13 +194,13 @@ def gaussian_nll_loss(
         variances = checks.broadcast("variances", variances, predictions, same_rank=True)
     where = checks.mask(where, "predictions", predictions)
     predictions, targets, variances = (
-        elementwise.kept(where, x, 1) for x in (predictions, targets, variances)
+        elementwise.masked(where, x, 1) for x in (predictions, targets, variances)
     )
     checks.require(variances >= 0, "variances", "be 0 or more")
-    eps = elementwise.kept(where, checks.hyper_parameter("eps", eps, predictions), 1)
+    eps = elementwise.masked(where, checks.hyper_parameter("eps", eps, predictions), 1)
     losses = _gaussian(predictions, targets, variances, eps)
     losses = losses + 0.5 * math.log(2 * math.pi) if full else losses
-    return elementwise.kept(where, losses)
+    return elementwise.masked(where, losses)
 
 
 @jax.custom_jvp

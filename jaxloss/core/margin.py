@@ -57,10 +57,10 @@ def hinge_embedding_loss(
     distances, targets = checks.arrays(distances=distances, targets=targets)
     checks.same_shape(distances=distances, targets=targets)
     where = checks.mask(where, "distances", distances)
-    distances, targets = (elementwise.kept(where, x, 1) for x in (distances, targets))
+    distances, targets = (elementwise.masked(where, x, 1) for x in (distances, targets))
     checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, distances))
-    return elementwise.kept(where, _hinge_embedding(distances, targets, margin))
+    margin = elementwise.masked(where, checks.hyper_parameter("margin", margin, distances))
+    return elementwise.masked(where, _hinge_embedding(distances, targets, margin))
 
 
 @jax.custom_jvp
@@ -123,10 +123,12 @@ def margin_ranking_loss(
     scores1, scores2, targets = checks.arrays(scores1=scores1, scores2=scores2, targets=targets)
     checks.same_shape(scores1=scores1, scores2=scores2, targets=targets)
     where = checks.mask(where, "scores1", scores1)
-    scores1, scores2, targets = (elementwise.kept(where, x, 1) for x in (scores1, scores2, targets))
+    scores1, scores2, targets = (
+        elementwise.masked(where, x, 1) for x in (scores1, scores2, targets)
+    )
     checks.require(jnp.abs(targets) == 1, "targets", "be 1 or -1")
-    margin = elementwise.kept(where, checks.hyper_parameter("margin", margin, scores1))
-    return elementwise.kept(where, elementwise.hinge(margin - targets * (scores1 - scores2)))
+    margin = elementwise.masked(where, checks.hyper_parameter("margin", margin, scores1))
+    return elementwise.masked(where, elementwise.hinge(margin - targets * (scores1 - scores2)))
 
 
 @public(static=("p", "axis"), labels=("labels",))
@@ -181,7 +183,7 @@ def multi_margin_loss(
     where = checks.mask(where, "scores", scores)
     found = find(labels, scores, classes, where, names=("scores", "labels"))
     margin = checks.number("margin", margin, scores)
-    scores = elementwise.kept(where, scores)
+    scores = elementwise.masked(where, scores)
     losses = classes.expand(_hinges(scores, margin, found, where, p, classes))
     losses = classes.squeeze(losses / classes.count(scores, where))
     if class_weights is not None:
@@ -199,7 +201,7 @@ def _hinges(scores, margin, labels, where, p, classes):
 
 def _shortfalls(scores, margin, labels, where, classes):
     short = scores - pick(scores, labels, classes) + margin
-    return elementwise.kept(where, jnp.where(labels.hot | (short <= 0), 0, short))
+    return elementwise.masked(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
 def _hinges_jvp(p, classes, primals, tangents):
@@ -207,7 +209,8 @@ def _hinges_jvp(p, classes, primals, tangents):
     scores, margin, labels, where = primals
     short = _shortfalls(scores, margin, labels, where, classes)
     total = classes.sum(jnp.sign(short) if p == 1 else 2 * short)
-    total = xla.nan_where(labels.bad, total)  # It is; so XLA stores it for no class.
+    # The total of a bad label is NaN already. Said once more, XLA stores it for no class.
+    total = xla.nan_where(labels.bad, total)
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
     value = _hinges(*primals, p, classes)
@@ -263,7 +266,7 @@ def multilabel_margin_loss(
     ClassAxes(axes).require(scores, "scores")
     labels = checks.labels("labels", labels, scores.shape)
     where = checks.mask(where, "scores", scores)
-    scores = elementwise.kept(where, scores)
+    scores = elementwise.masked(where, scores)
     if where is not None:
         labels = jnp.where(ClassAxes(axes).any(where), labels, -1)
         where = jnp.moveaxis(where, axes[0], -1)
@@ -299,7 +302,8 @@ def _pairwise_hinge(
         short = (scores - own) + 1
         short = jnp.where(free & ~label.bad & ~(short <= 0), short, 0)
         count = jnp.sum(jnp.sign(short), -1, keepdims=True)
-        count = jnp.where(label.bad, 0, count)  # It is; as in `_hinges_jvp`.
+        # It is 0 for a bad label already, as NaN is in `_hinges_jvp`.
+        count = jnp.where(label.bad, 0, count)
         slope = jnp.where(short > 0, 1, short)  # Not the sign, which would be stored for both.
         gradient = gradient + jnp.where(label.hot, -count, slope)
         return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)

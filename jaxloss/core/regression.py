@@ -28,11 +28,11 @@ def _loss_of(
     x = arrays[0]
     where = checks.mask(where, "predictions", x)
     numbers = [checks.hyper_parameter(name, y, x) for name, y in hyper_parameters.items()]
-    arrays = [elementwise.kept(where, y) for y in arrays]
+    arrays = [elementwise.masked(where, y) for y in arrays]
     if targets is None:
         arrays.append(jnp.zeros((), x.dtype))
-    numbers = [elementwise.kept(where, y, 1) for y in numbers]
-    return elementwise.kept(where, loss(*arrays, *numbers))
+    numbers = [elementwise.masked(where, y, 1) for y in numbers]
+    return elementwise.masked(where, loss(*arrays, *numbers))
 
 
 def _of_error(

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise
+from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
-from jaxloss._base.reduction import Reduction, reduce_as_torch
+from jaxloss._base.reduction import Reduction, divide
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.classes.labels import Labels, find, label_weights
 
@@ -97,10 +97,24 @@ def legacy_reduction(
 def reduced(
     losses: jax.Array, reduction: str, weights: jax.Array | None = None, *, batchmean: bool = False
 ) -> jax.Array:
-    """Reduces as torch does; `weights`, already in the losses, make up the mean's denominator."""
+    """Reduces as torch does: the mean of nothing is NaN, with gradient 0.
+
+    The weights, which are in the losses already, make up the mean's denominator.
+    """
     allowed = ("none", "mean", "sum", "batchmean") if batchmean else ("none", "mean", "sum")
     checks.one_of("reduction", reduction, allowed)
-    return reduce_as_torch(losses, reduction, weights)
+    if reduction == "none":
+        return losses
+    total = jnp.sum(losses)
+    if reduction == "sum":
+        return total
+    if reduction == "batchmean":
+        count = jnp.asarray(losses.shape[0] if losses.ndim else 1, losses.dtype)
+    elif weights is None:
+        count = jnp.asarray(losses.size, losses.dtype)
+    else:
+        count = jnp.sum(weights)
+    return xla.nan_where(count == 0, divide(total, count))
 
 
 def weighted(losses: jax.Array, weight: ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
@@ -141,14 +155,14 @@ def class_targets(
     if target.shape != shape and target.shape == input.shape[:-1]:
         hint = f": the classes stand in axis {dim}, so write `jnp.moveaxis(input, -1, {dim})`"
     labels = checks.labels("target", target, shape, hint)
-    where = jnp.expand_dims(taking_part(target, ignore_index), dim)
+    where = jnp.expand_dims(present(target, ignore_index), dim)
     classes = ClassAxes((dim,))
     found = find(labels, input, classes, where, names=("input", "target"))
     weights = label_weights(weight, input, found, classes)
     return ClassTargets(input, classes, found, where, weights)
 
 
-def taking_part(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:
+def present(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:
     """Whether each label, in the dtype in which it came, is another than `ignore_index`."""
     if ignore_index is None:
         checks.fail(TypeError, "ignore_index", "be an integer", None)

@@ -12,7 +12,7 @@ from jaxloss._base import checks
 from jaxloss._base.reduction import Reduction
 from jaxloss.core.linear import blocks
 from jaxloss.core.linear import loss as core
-from jaxloss.functional._torch import reduced, taking_part, torch_function
+from jaxloss.functional._torch import present, reduced, torch_function
 
 
 @torch_function(
@@ -105,7 +105,7 @@ def linear_cross_entropy(
             rule = "be None for class probabilities"
             checks.fail(ValueError, "ignore_index", rule, "a class index")
     else:
-        where = taking_part(target, -100 if ignore_index is None else ignore_index)
+        where = present(target, -100 if ignore_index is None else ignore_index)
         target = checks.labels("target", target, (*batch, *places))
 
     def of_one_place(kernel, bias, labels, where):
@@ -122,7 +122,7 @@ def linear_cross_entropy(
         )
         if reduction == "none":
             return blocks.losses(rows, shared, batch, None), None
-        return blocks.total(rows, shared, None), blocks.label_weights(rows, shared)
+        return blocks.sum_of_losses(rows, shared, None), blocks.weights_of_rows(rows, shared)
 
     args = linear_weight, linear_bias, target, where
     if not places:

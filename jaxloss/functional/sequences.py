@@ -31,7 +31,7 @@ def ctc_loss(
     """As torch.nn.functional.ctc_loss, over what `jaxloss.ctc_loss` is made of.
 
     Differs from torch: the gradient is that with respect to `log_probs`, which need not be
-    normalised, where torch's is only right behind a log_softmax; without a path it is 0. Second
+    normalized, where torch's is only right behind a log_softmax; without a path it is 0. Second
     derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for that
     example instead of an error. Float32 stays accurate for thousands of frames.
 
@@ -110,7 +110,7 @@ def _ctc_loss(
     if targets.ndim != 2 or targets.shape[0] != examples:
         rule = f"have shape ({examples}, S), or hold all targets in one dimension"
         checks.fail(ValueError, "targets", rule, targets.shape)
-    taking_part, wrong = [], jnp.zeros(examples, bool)
+    present, wrong = [], jnp.zeros(examples, bool)
     for name, lengths, most in (
         ("input_lengths", input_lengths, frames),
         ("target_lengths", target_lengths, targets.shape[1]),
@@ -121,14 +121,14 @@ def _ctc_loss(
         fits = (lengths >= 0) & (lengths <= most)
         checks.require(fits, name, f"be in [0, {most}]")
         wrong = wrong | ~fits
-        taking_part.append(jnp.arange(most, dtype=lengths.dtype)[None] < lengths[:, None])
-    sequences = core.sequences(scores, taking_part[0], targets, taking_part[1], blank)
+        present.append(jnp.arange(most, dtype=lengths.dtype)[None] < lengths[:, None])
+    sequences = core.sequences(scores, present[0], targets, present[1], blank)
     sequences = sequences._replace(bad=sequences.bad | wrong)
-    losses = core.negative_log_likelihood(sequences, blank, core.LOG_PROBS)
+    losses = core.losses_of_paths(sequences, blank, core.LOG_PROBS)
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
     if reduction == "mean":
-        losses = losses / jnp.maximum(jnp.sum(taking_part[1], 1), 1).astype(losses.dtype)
+        losses = losses / jnp.maximum(jnp.sum(present[1], 1), 1).astype(losses.dtype)
     return reduced(losses if batched else losses[0], reduction)
 
 

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks
 from jaxloss._base.call import public
-from jaxloss._base.reduction import reduce_as_torch
 from jaxloss.core import adaptive_softmax as core
+from jaxloss.functional._torch import reduced
 from jaxloss.modules.layers import Initializer, LinearLoss, torch_init
 
 T = TypeVar("T")
@@ -100,8 +100,8 @@ class AdaptiveLogSoftmaxWithLoss(LinearLoss):
 
     def _check(self) -> None:
         self._check_layers()
-        checks.count("in_features", self.in_features, 1)
-        checks.count("n_classes", self.n_classes, 2)
+        checks.at_least(1, "in_features", self.in_features)
+        checks.at_least(2, "n_classes", self.n_classes)
         try:
             cutoffs = tuple(map(operator.index, self.cutoffs))
         except TypeError:
@@ -163,7 +163,7 @@ def _adaptive_output(
 ) -> AdaptiveOutput:
     input = _as_torch(input, parameters)
     losses = core.adaptive_softmax_cross_entropy(input, labels=target, **parameters)
-    return AdaptiveOutput(-losses, reduce_as_torch(losses, "mean"))
+    return AdaptiveOutput(-losses, reduced(losses, "mean"))
 
 
 @public(name="AdaptiveLogSoftmaxWithLoss", names={"inputs": "input"})

@@ -85,8 +85,8 @@ class LinearCrossEntropyLoss(LinearLoss):
     def _check(self) -> None:
         super()._check()
         self._check_layers()
-        checks.count("in_features", self.in_features, 0)
-        checks.count("num_classes", self.num_classes, 1)
+        checks.at_least(0, "in_features", self.in_features)
+        checks.at_least(1, "num_classes", self.num_classes)
         wanted, weight = (self.num_classes,), value_of(self.weight)
         if weight is not None and jnp.shape(weight) != wanted:
             checks.fail(ValueError, "weight", f"have shape {wanted}", jnp.shape(weight))

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._base import xla
 from jaxloss.core import cross_entropy
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.labels import locate
+from jaxloss.core.linear.partition import combine, partition, tangents_of
 
 
 class Rows(NamedTuple):
@@ -108,124 +109,114 @@ def _losses_of_blocks(rows: Rows, shared: Shared, axis_name: AxisName, sparse: b
 
 
 def _losses_of_blocks_jvp(axis_name, sparse, primals, tangents):
-    (rows, shared), moving, dots = _movement(*primals, *tangents)
+    primals, dots = _differentiated(primals, tangents)
+    moving = jax.tree.map(lambda _: True, dots)
 
-    def along(given, dots):
-        rows, shared = given
+    def along(primals: tuple[Rows, Shared], dots: tuple[Rows, Shared]) -> jax.Array:
+        rows, shared = primals
+        rows_dot, shared_dot = dots
 
         def block(_, rows_and_dot):
-            rows, own_dot = rows_and_dot
+            rows, rows_dot = rows_and_dot
+            parts, fixed = partition((rows, shared), moving)
 
-            def loss(own, common):
-                return _block(*_with(rows, shared, moving, own, common), axis_name)
+            def loss(rows, shared):
+                return _block(*combine((rows, shared), fixed), axis_name)
 
             # Not keeping the logits for the backward pass is what bounds the memory.
             loss = jax.checkpoint(loss, prevent_cse=False)
-            leaves = _leaves(rows, moving[0]), _leaves(shared, moving[1])
-            return None, jax.jvp(loss, leaves, (own_dot, dots[1]))[1]
+            return None, jax.jvp(loss, parts, (rows_dot, shared_dot))[1]
 
-        return _scan(block, None, (rows, dots[0]), (shared, dots[1]) if sparse else None)[1]
+        return _scan(block, None, (rows, rows_dot), (shared, shared_dot) if sparse else None)[1]
 
-    def gradients(given, factors):
-        rows, shared = given
-        return _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse)[1]
+    def gradients(primals: tuple[Rows, Shared], factors: jax.Array) -> tuple[Rows, Shared]:
+        return _losses_and_gradients(*primals, factors, moving, axis_name, sparse)[1]
 
-    found = _losses_of_blocks(rows, shared, axis_name, sparse)
+    losses = _losses_of_blocks(*primals, axis_name, sparse)
     if axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
-        return found, along((rows, shared), dots)
+        return losses, along(primals, dots)
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
     # array of its size.
-    return found, xla.linear(along, gradients, (rows, shared), dots, found)
+    return losses, xla.linear(along, gradients, primals, dots, losses)
 
 
 _losses_of_blocks.defjvp(_losses_of_blocks_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def total(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
-    """The sum of the losses."""
+def sum_of_losses(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     return jnp.sum(_losses_of_blocks(rows, shared, axis_name, False))
 
 
-def _total_jvp(axis_name, primals, tangents):
+def _sum_of_losses_jvp(axis_name, primals, tangents):
     # Here the factor of every loss is known, so that a block's gradient can be made while its
     # logits exist: with three products of the kernel's size in all instead of four.
-    (rows, shared), moving, dots = _movement(*primals, *tangents)
-    found, gradients = _losses_and_gradients(rows, shared, None, moving, axis_name, False)
+    (rows, shared), dots = _differentiated(primals, tangents)
+    losses, gradients = _losses_and_gradients(rows, shared, None, dots, axis_name, False)
     parts = jax.tree.map(lambda gradient, dot: jnp.sum(gradient * dot), gradients, dots)
-    return jnp.sum(found), sum(jax.tree.leaves(parts))
+    return jnp.sum(losses), sum(jax.tree.leaves(parts))
 
 
-total.defjvp(_total_jvp, symbolic_zeros=True)
+sum_of_losses.defjvp(_sum_of_losses_jvp, symbolic_zeros=True)
 
 
-def _losses_and_gradients(rows, shared, factors, moving, axis_name, sparse):
+def _differentiated(
+    primals: tuple[Rows, Shared], tangents: tuple[Rows, Shared]
+) -> tuple[tuple[Rows, Shared], tuple[Rows, Shared]]:
+    """The problem, and the tangents of those of its leaves that have one."""
+    rows, shared = primals
+    rows_dot, shared_dot = tangents_of(tangents)
+    # Made of the labels, so that inside `jax.shard_map` gradients add up here until the end.
+    zero = ~xla.true_like(jnp.sum(rows.labels))
+    shared, dots = jax.tree.map(
+        lambda x: x + zero.astype(x.dtype), (shared, (rows_dot, shared_dot))
+    )
+    return (rows, shared), dots
+
+
+def _losses_and_gradients(
+    rows: Rows,
+    shared: Shared,
+    factors: jax.Array | None,
+    moving: tuple[Any, Any],
+    axis_name: AxisName,
+    sparse: bool,
+) -> tuple[jax.Array, tuple[Rows, Shared]]:
     """The losses of all blocks, and the gradients of their sum, weighted by `factors`.
 
-    The gradients are those of the leaves that are `moving`.
+    The gradients are those of the leaves that `moving` has.
     """
-    inputs_moving, kernel_moving = (0 in which for which in moving)
+    rows_moving, shared_moving = moving
 
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors
         if factors is None:
             factors = xla.true_like(rows.inputs[:, 0]).astype(rows.inputs.dtype)
+        parts, fixed = partition((rows, shared), moving)
 
-        def loss(own, common, product):
-            return _losses(product, *_with(rows, shared, moving, own, common), axis_name)
+        def loss(rows, shared, product):
+            return _losses(product, *combine((rows, shared), fixed), axis_name)
 
         inputs = _present(rows, rows.inputs)
         product, to_inputs = jax.vjp(lambda x: _product(x, shared.kernel), inputs)
-        leaves = _leaves(rows, moving[0]), _leaves(shared, moving[1])
-        losses, backward = jax.vjp(loss, *leaves, product)
-        own, common, slope = backward(factors)
-        if inputs_moving:
-            own[0] = _present(rows, *to_inputs(slope))
-        if not kernel_moving:
-            return jax.tree.map(jnp.add, so_far, common), (own, losses)
-        kernel_gradient = _add_product(so_far[0], slope, inputs)
-        others = jax.tree.map(jnp.add, so_far[1:], common[1:])
-        return [kernel_gradient, *others], (own, losses)
+        losses, backward = jax.vjp(loss, *parts, product)
+        to_rows, to_shared, slope = backward(factors)
+        if rows_moving.inputs is not None:
+            to_rows = to_rows._replace(inputs=_present(rows, *to_inputs(slope)))
+        kernel = None
+        if shared_moving.kernel is not None:
+            kernel = _add_product(so_far.kernel, slope, inputs)
+        so_far, to_shared = (x._replace(kernel=None) for x in (so_far, to_shared))
+        so_far = jax.tree.map(jnp.add, so_far, to_shared)._replace(kernel=kernel)
+        return so_far, (to_rows, losses)
 
-    nothing = jax.tree.map(jnp.zeros_like, _leaves(shared, moving[1]))
-    common, (own, losses) = _scan(block, nothing, (rows, factors), shared if sparse else None)
-    return losses, (own, common)
-
-
-def _movement(rows, shared, rows_dot, shared_dot):
-    """The problem, which of its leaves have a tangent, and these tangents."""
-    moving = _moving(rows_dot), _moving(shared_dot)
-    dots = _leaves(rows_dot, moving[0]), _leaves(shared_dot, moving[1])
-    # Made of the labels, so that inside `jax.shard_map` gradients add up here until the end.
-    zero = jnp.any(rows.labels == 0) & False
-    shared, dots = jax.tree.map(lambda x: x + zero.astype(x.dtype), (shared, dots))
-    return (rows, shared), moving, dots
+    nothing = jax.tree.map(jnp.zeros_like, partition(shared, shared_moving)[0])
+    besides = shared if sparse else None
+    to_shared, (to_rows, losses) = _scan(block, nothing, (rows, factors), besides)
+    return losses, (to_rows, to_shared)
 
 
-def _moving(tangents: NamedTuple) -> list[int]:
-    """Which of the leaves have a tangent."""
-    leaves = jax.tree.leaves(tangents, is_leaf=lambda x: isinstance(x, SymbolicZero))
-    return [i for i, x in enumerate(leaves) if not isinstance(x, SymbolicZero)]
-
-
-def _leaves(tree: NamedTuple, which: list[int]) -> list[jax.Array]:
-    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, SymbolicZero))
-    return [leaves[i] for i in which]
-
-
-def _with(rows: Rows, shared: Shared, moving, own: list, common: list) -> tuple[Rows, Shared]:
-    """The problem with the leaves exchanged that are moving."""
-
-    def exchanged(tree, which, values):
-        leaves, structure = jax.tree.flatten(tree)
-        for i, value in zip(which, values, strict=True):
-            leaves[i] = value
-        return jax.tree.unflatten(structure, leaves)
-
-    return exchanged(rows, moving[0], own), exchanged(shared, moving[1], common)
-
-
-def label_weights(rows: Rows, shared: Shared) -> jax.Array:
+def weights_of_rows(rows: Rows, shared: Shared) -> jax.Array:
     """The weight of each example: that of its label's class, or 1; 0 where it takes no part."""
 
     def block(_, rows):
@@ -250,7 +241,7 @@ def _block(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     return _losses(product, rows, shared, axis_name)
 
 
-def _losses(product, rows, shared, axis_name):
+def _losses(product: jax.Array, rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
     """The losses of one block, from `inputs @ kernel.T`."""
     _, bias, terms = shared
     logits = product if bias is None else product + bias[None]
@@ -266,16 +257,16 @@ def _losses(product, rows, shared, axis_name):
     return _present(rows, losses)
 
 
-def _present(rows, x):
+def _present(rows: Rows, x: jax.Array) -> jax.Array:
     """0 for the examples of a block that take no part; a mask of the logits is not needed then."""
     return x if rows.where is None else jnp.where(rows.where.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
 
-def _product(inputs, kernel):
+def _product(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.dot_general(inputs, kernel, (((1,), (1,)), ((), ())))
 
 
-def _add_product(so_far, slope, inputs):
+def _add_product(so_far: jax.Array, slope: jax.Array, inputs: jax.Array) -> jax.Array:
     """so_far + slope.T @ inputs, with no more besides than another array of the size of `slope`."""
     size, features = inputs.shape
     width = max(1, size // 2)
@@ -296,7 +287,7 @@ def _add_product(so_far, slope, inputs):
     return portion(whole * width, rest, so_far) if rest else so_far
 
 
-def _scan(f, carry, blocks, besides=None):
+def _scan(f: Callable, carry: Any, blocks: Any, besides: Any = None) -> tuple[Any, Any]:
     """`lax.scan`, without a loop where there is one block only.
 
     Given what f reads besides, blocks of which no example takes part are skipped: the carry stays
@@ -310,7 +301,7 @@ def _scan(f, carry, blocks, besides=None):
     return carry, jax.tree.map(lambda x: x[None], out)
 
 
-def _where_any(f, besides):
+def _where_any(f: Callable, besides: Any) -> Callable:
     f = jax.jit(f)  # Traced once for the shapes and the branch.
 
     def skipping(carry, block):

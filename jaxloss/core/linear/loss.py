@@ -18,14 +18,16 @@ from jaxloss.core import cross_entropy
 from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.linear import blocks
 
-# Logits made at a time by default, and examples with which the products are limited by arithmetic
-# rather than by reading and writing the kernel's gradient, even if they make more logits than that.
-_PORTION = 2**22
-_ENOUGH = 1024
+# How many logits a block makes by default; and how many examples it has even if they make more, for
+# with these the products are limited by arithmetic rather than by reading and writing the kernel's
+# gradient.
+_BLOCK_LOGITS = 2**22
+_BLOCK_EXAMPLES = 1024
 
-# Where few examples take part: pieces of the batch that may be left out, of so many at least.
-_PIECES = 16
-_LEAST = 64
+# Where few examples take part: into how many blocks the batch is cut, so that some may be left out,
+# and of how many examples at least.
+_SPARSE_BLOCKS = 16
+_SPARSE_BLOCK_EXAMPLES = 64
 
 
 @public(
@@ -74,7 +76,7 @@ def linear_softmax_cross_entropy(
         The others have loss and gradient 0, whatever they hold.
       class_weights: one weight per class, shape (C,).
       label_smoothing: the share of the label spread evenly over the classes, in [0, 1].
-      z_loss: factor of the squared log normaliser, which keeps it near 0.
+      z_loss: factor of the squared log normalizer, which keeps it near 0.
       chunk_size: bounds the memory: the logits that exist at a time are about as many as
         `chunk_size` classes have for all examples, and at least those of one example. By default
         4 million, or those of min(D, 1024) examples where that is more.
@@ -142,7 +144,11 @@ def losses_of_few(
         # There examples may not be moved between devices.
         return linear_softmax_cross_entropy(inputs, kernel, labels, where=where)
     rows, shared = _checked(inputs, kernel, labels, where=where)
-    count = max(_block_count(rows, shared, None, 1), min(_PIECES, len(rows.inputs) // _LEAST), 1)
+    count = max(
+        _block_count(rows, shared, None, 1),
+        min(_SPARSE_BLOCKS, len(rows.inputs) // _SPARSE_BLOCK_EXAMPLES),
+        1,
+    )
     return blocks.losses_of_few(rows, shared, count).reshape(labels.shape)
 
 
@@ -220,7 +226,12 @@ def _block_count(
     examples, features = rows.inputs.shape
     classes = len(shared.kernel)
     if chunk_size is None:
-        fewest = -(-copies * examples * classes // max(_PORTION, classes * min(features, _ENOUGH)))
+        fewest = -(
+            -copies
+            * examples
+            * classes
+            // max(_BLOCK_LOGITS, classes * min(features, _BLOCK_EXAMPLES))
+        )
     elif not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
         checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
     else:

@@ -41,7 +41,7 @@ def ctc_loss(
     of the exact one for thousands of frames.
 
     Args:
-      logits: floating-point array (..., T, C), unnormalised log probabilities of C symbols, the
+      logits: floating-point array (..., T, C), unnormalized log probabilities of C symbols, the
         blank among them, in each of T frames.
       logit_paddings: (..., T), not 0 where a frame is padding.
       labels: integer array (..., L), without blanks.
@@ -70,7 +70,7 @@ def ctc_loss(
     Source: Graves et al., Connectionist Temporal Classification, ICML 2006.
     """
     sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where)
-    return _batched(lambda s: negative_log_likelihood(s, blank_id, LOGITS), sequences)
+    return _batched(lambda s: losses_of_paths(s, blank_id, LOGITS), sequences)
 
 
 @public(static=("blank_id",), labels=("labels",))
@@ -167,8 +167,8 @@ def _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where):
     if logits.ndim < 2:
         checks.fail(ValueError, "logits", "have shape (..., T, C)", logits.shape)
     check_blank("blank_id", blank_id, logits.shape[-1])
-    present = _taking_part("label_paddings", label_paddings)
-    frames = _taking_part("logit_paddings", logit_paddings)
+    present = _present("label_paddings", label_paddings)
+    frames = _present("logit_paddings", logit_paddings)
     if frames.shape != logits.shape[:-1]:
         checks.fail(ValueError, "logit_paddings", f"have shape {logits.shape[:-1]}", frames.shape)
     if present.ndim != frames.ndim or present.shape[:-1] != frames.shape[:-1]:
@@ -181,7 +181,7 @@ def _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where):
     return sequences(logits, frames, labels, present, blank_id)
 
 
-def _taking_part(name, paddings):
+def _present(name, paddings):
     paddings = jnp.asarray(paddings)
     if jnp.iscomplexobj(paddings):
         checks.fail(TypeError, name, "be real", paddings.dtype)
@@ -199,13 +199,13 @@ def _batched(f, sequences):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def negative_log_likelihood(sequences: Sequences, blank_id: int, kind: Kind) -> jax.Array:
+def losses_of_paths(sequences: Sequences, blank_id: int, kind: Kind) -> jax.Array:
     """-log of the sum over the paths that read the labels, (B,)."""
     lattice, _, normalizer = _lattice(sequences, blank_id, kind)
     return _loss(paths.meet(lattice).likelihood, normalizer, sequences)
 
 
-@negative_log_likelihood.defjvp
+@losses_of_paths.defjvp
 def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
     # Autodiff would store every step of the recursion and go through it backwards. The gradient is
     # known instead: the factors' share in all paths less their share in those that read the labels.
@@ -337,21 +337,21 @@ def _along_symbols(x: jax.Array, indices: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, indices, 2, mode="promise_in_bounds")
 
 
-def _order(taking_part: jax.Array) -> jax.Array:
+def _order(present: jax.Array) -> jax.Array:
     """Of each row the indices of what takes part, in front, and some index behind."""
-    size = taking_part.shape[1]
-    indices = jnp.sort(jnp.where(taking_part, _iota(taking_part, 1), size), 1)
+    size = present.shape[1]
+    indices = jnp.sort(jnp.where(present, _iota(present, 1), size), 1)
     return jnp.minimum(indices, size - 1)
 
 
-def _rank(taking_part: jax.Array) -> jax.Array:
+def _rank(present: jax.Array) -> jax.Array:
     """Where `_order` puts what takes part."""
-    return jnp.maximum(jnp.cumsum(taking_part, 1, dtype=jnp.int32) - 1, 0)
+    return jnp.maximum(jnp.cumsum(present, 1, dtype=jnp.int32) - 1, 0)
 
 
-def _count(taking_part: jax.Array) -> jax.Array:
+def _count(present: jax.Array) -> jax.Array:
     """How much of each row takes part."""
-    return jnp.sum(taking_part, 1, dtype=jnp.int32)
+    return jnp.sum(present, 1, dtype=jnp.int32)
 
 
 def _iota(like: jax.Array, axis: int) -> jax.Array:

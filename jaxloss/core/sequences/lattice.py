@@ -18,9 +18,9 @@ from jax.typing import ArrayLike
 from jaxloss.core.sequences import scaled
 from jaxloss.core.sequences.scaled import Scaled
 
-# Frames between normalisations. Mantissas change by less than a factor of 6 per frame, and the
+# Frames between normalizations. Mantissas change by less than a factor of 6 per frame, and the
 # product of two of them must fit float32.
-_BLOCK = 16
+_BLOCK_FRAMES = 16
 
 
 class Lattice(NamedTuple):
@@ -56,7 +56,7 @@ def lattice(
       frames: (T, B), whether each frame takes part.
       labels: (B,), how many of the labels there are, the others standing behind.
     """
-    size = max(1, min(_BLOCK, -(-len(factors) // 2)))
+    size = max(1, min(_BLOCK_FRAMES, -(-len(factors) // 2)))
     blocks = 2 * max(1, -(-len(factors) // (2 * size)))
 
     def in_blocks(x):

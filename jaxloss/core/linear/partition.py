@@ -1,0 +1,35 @@
+"""What is differentiated: a tree in two parts, each with None where the other has a leaf."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax
+from jax.custom_derivatives import SymbolicZero
+
+T = TypeVar("T")
+
+
+def tangents_of(tangents: T) -> T:
+    """The tangents of what is differentiated, with None for what is not."""
+    return jax.tree.map(lambda x: None if _is_zero(x) else x, tangents, is_leaf=_is_zero)
+
+
+def partition(tree: T, moving: Any) -> tuple[T, T]:
+    """The leaves that `moving` has as well, and the others."""
+    own = jax.tree.map(lambda m, x: None if m is None else x, moving, tree, is_leaf=_is_none)
+    rest = jax.tree.map(lambda m, x: x if m is None else None, moving, tree, is_leaf=_is_none)
+    return own, rest
+
+
+def combine(tree: T, rest: T) -> T:
+    """The tree of which `partition` made two."""
+    return jax.tree.map(lambda x, y: y if x is None else x, tree, rest, is_leaf=_is_none)
+
+
+def _is_zero(x: object) -> bool:
+    return isinstance(x, SymbolicZero)
+
+
+def _is_none(x: object) -> bool:
+    return x is None
