@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxloss import modules as _m
+from jaxloss._base import checks
 from jaxloss.modules import base, layers
 
 
@@ -152,6 +153,9 @@ class _Linear(nnx.Module):
     def __init__(
         self, loss: layers.LinearLoss, features: int, outputs: int, bias: bool, rngs: nnx.Rngs
     ):
+        if not isinstance(rngs, nnx.Rngs):
+            with checks.speaking_for(checks.Caller(type(loss).__name__, {})):
+                checks.fail_for_type("rngs", "be a `flax.nnx.Rngs`", rngs)
         shape, dtype = (outputs, features), loss.param_dtype
         self.weight = nnx.Param(loss.kernel_init(rngs.params(), shape, dtype))
         init = loss._bias_init(features)

@@ -61,7 +61,8 @@ def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
     Differentiation moves what does not change out of a `lax.scan`, and so would store the number
     in the full shape. Made of the condition it stays inside, where the compiler folds it.
     """
-    return jnp.where(condition, x, (~true_like(condition)).astype(x.dtype) + fill)
+    nothing = ~true_like(jnp.any(condition))  # One number: arrays would have to be sharded as x.
+    return jnp.where(condition, x, nothing.astype(x.dtype) + fill)
 
 
 def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:

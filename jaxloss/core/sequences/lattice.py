@@ -1,9 +1,12 @@
 """The sum over all paths through blanks and labels, and each state's share in it.
 
-The recursion is that of Graves et al. (ICML 2006) over the labels with a blank before, between and
-behind them. Forward and backward variables go through one loop, in opposite directions, and meet
-in the middle of time; from there on each finds the other's values of the first half. These are not
-stored but computed again block by block, so that memory does not grow with blanks and labels.
+The recursion is that of Graves et al. (ICML 2006) over l', the labels with a blank before, between
+and behind them: α_t(s) is the sum over the beginnings of paths that are in state s at frame t, and
+β_t(s) the sum over their ends, without the factor of frame t itself, so that α_t(s) β_t(s) is the
+sum over all paths through the state. α and β go through one loop, in opposite directions, and meet
+in the middle of time; from there on each needs what the other was in the half that it came through.
+That is not stored but computed again block by block, so that memory does not grow with blanks and
+labels.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ _BLOCK_FRAMES = 16
 class Lattice(NamedTuple):
     """The states that paths go through: the labels, and the blanks before, between and behind.
 
-    Axes: direction, sequence, state. The second direction is time reversed with the states in
-    reverse order, so that one recursion gives both the forward and the backward variables. Frames
-    come in blocks, as many for one half of the time as for the other.
+    Axes: direction, sequence, state. The first direction makes α. The second is time reversed with
+    the states in reverse order, so that the same recursion makes β. Frames come in blocks, as many
+    for one half of the time as for the other.
     """
 
     factors: jax.Array  # (blocks, frames, B, L + 2), logarithms of what each frame says of symbols.
@@ -40,7 +43,7 @@ class Lattice(NamedTuple):
 class Middle(NamedTuple):
     """Where the two directions meet."""
 
-    state: Scaled  # The sum over all ways into each state, as `_led` makes it.
+    state: Scaled  # α and β of the frames on either side, as `_led` makes it.
     starts: Scaled  # The same before each block on the way here.
     likelihood: Scaled  # (1, B, 1)
 
@@ -113,7 +116,7 @@ def _led(states: Scaled) -> Scaled:
 
 
 def _arrive(led: Scaled, skips: jax.Array, moves: ArrayLike = 0) -> Scaled:
-    """Sums what may come into each state: from itself, from the one before, and past a blank."""
+    """Σ α_{t-1} over the states that lead into each: itself, the one before, that past a blank."""
     before, past_blank = led[..., 1:-1].shifted(moves), led[..., :-2].shifted(skips + moves)
     return scaled.add(led[..., 2:], before, past_blank)
 
