@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -377,12 +376,15 @@ def default_distances(*names: str) -> tuple[Distance, Distance, Distance]:
         return named(measure)
 
     anchors, positives, negatives = names
-    distance = inspect.unwrap(pairwise_distance)
     return (
-        speaking(distance, anchors, positives),
+        speaking(_distance, anchors, positives),
         speaking(_distance_backwards, anchors, negatives),
-        speaking(distance, positives, negatives),
+        speaking(_distance, positives, negatives),
     )
+
+
+def _distance(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
+    return pairwise_distance(x1, x2)
 
 
 def _distance_backwards(x1: ArrayLike, x2: ArrayLike) -> jax.Array:

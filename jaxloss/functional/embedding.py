@@ -234,5 +234,5 @@ _DISTANCES = core.default_distances("anchor", "positive", "negative")
 
 
 @public(static=("reduction",), name="triplet_margin_with_distance_loss")
-def _reduced_triplets(losses, *, reduction):
-    return reduced(losses, reduction)
+def _reduced_triplets(losses: ArrayLike, *, reduction: Reduction) -> jax.Array:
+    return reduced(checks.array("losses", losses), reduction)
