@@ -528,4 +528,4 @@ def prepared(loss: Loss, door: str, seed: int = 1):
     options = dict(loss.torch_options)
     if loss.torch not in UNREDUCED:
         options["reduction"] = "none"
-    return getattr(F, loss.torch), loss.as_torch(*args), options
+    return getattr(F, str(loss.torch)), loss.as_torch(*args), options

@@ -1,5 +1,8 @@
 """Integers by value: class indices and ignored ones that are too wide for JAX, in every dtype."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# What type checkers do not take is the subject.
+
 import functools
 
 import jax

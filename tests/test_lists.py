@@ -1,5 +1,8 @@
 """Nested lists are the arrays that they make, and empty ones no labels."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# What type checkers do not take is the subject.
+
 import jax
 import jax.numpy as jnp
 import numpy as np

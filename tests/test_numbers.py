@@ -1,5 +1,8 @@
 """A hyper-parameter is its number, whatever library that is of, and 0 leaves a term out."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# What type checkers do not take is the subject.
+
 import decimal
 import fractions
 import inspect

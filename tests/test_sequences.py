@@ -195,8 +195,8 @@ def test_lengths_may_be_narrower_than_the_integers_of_jax(x64):
     targets, lengths = jnp.ones((2, 2), jnp.int32), ((5, 4), (2, 1))
     wanted = F.ctc_loss(log_probs, targets, *lengths, reduction="none")
     for dtype in (jnp.int32, jnp.int8):
-        narrow = (jnp.array(each, dtype) for each in lengths)
-        got = F.ctc_loss(log_probs, targets, *narrow, reduction="none")
+        frames, present = (jnp.array(each, dtype) for each in lengths)
+        got = F.ctc_loss(log_probs, targets, frames, present, reduction="none")
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
