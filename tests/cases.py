@@ -518,3 +518,14 @@ def scalar(loss: Loss, door: str, args: tuple, positions: tuple[int, ...] | None
         return call(*full).sum()
 
     return total, tuple(args[p] for p in positions)
+
+
+def prepared(loss: Loss, door: str, seed: int = 1):
+    """The function of a row's door, its arguments in the order of that door, and its options."""
+    args = loss.inputs(seed=seed)
+    if door == "core":
+        return getattr(jaxloss, loss.core), args, dict(loss.options)
+    options = dict(loss.torch_options)
+    if loss.torch not in UNREDUCED:
+        options["reduction"] = "none"
+    return getattr(F, str(loss.torch)), loss.as_torch(*args), options

@@ -23,6 +23,7 @@ LAYERS = [
     ("_base.norms",),
     ("_base.elementwise",),
     ("_base.checks",),
+    ("_base.arguments",),
     ("_base.call",),
     ("_base.reduction",),
     ("core",),

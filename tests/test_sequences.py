@@ -190,6 +190,16 @@ def test_factors_above_1_may_make_it_negative(excess):
     np.testing.assert_allclose(loss, -6 * excess, rtol=1e-4)
 
 
+def test_lengths_may_be_narrower_than_the_integers_of_jax(x64):
+    log_probs = jax.nn.log_softmax(jnp.arange(30.0, dtype=jnp.float32).reshape(5, 2, 3))
+    targets, lengths = jnp.ones((2, 2), jnp.int32), ((5, 4), (2, 1))
+    wanted = F.ctc_loss(log_probs, targets, *lengths, reduction="none")
+    for dtype in (jnp.int32, jnp.int8):
+        frames, present = (jnp.array(each, dtype) for each in lengths)
+        got = F.ctc_loss(log_probs, targets, frames, present, reduction="none")
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
 def rows(*batch):
     """Arguments of the core functions, of which nothing is padding."""
     logits = np.random.default_rng(0).normal(size=(*batch, T, C)).astype(np.float32)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from concurrent import futures
+from typing import Any, ParamSpec, TypeVar
 
 import jax
-import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from jaxloss._base import checks, host
+from jaxloss._base.arguments import Argument, declared
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +36,8 @@ def public(
     already, and it is the outer one that the user called and wants to see named in an error.
 
     Args:
-      static: arguments that shape the computation; the others may be traced.
+      static: arguments that shape the computation; the others may be traced. Their types have to
+        agree, see `arguments.KINDS`.
       labels: integers that point at classes. One too large for JAX points at none, where among
         other arguments it is converted to a float.
       domain: the values that hyper-parameters may take; a number outside is a ValueError at the
@@ -42,164 +46,130 @@ def public(
       names: this function's names for the arguments of the functions it calls.
       name: the name in errors, where it is not the function's own.
     """
-    domain = domain or {}
 
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
+        arguments = declared(fun, static, labels, domain or {}, absent_at_default)
         caller = checks.Caller(name or fun.__name__, names or {})
-        signature = inspect.signature(fun)
-        parameters = signature.parameters
-        places = [a for a, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        convert = {a: converter(p, static, labels) for a, p in parameters.items()}
-        # Arguments that are numbers, which are looked at where they are known.
-        powers = [a for a in static if parameters[a].annotation in ("int", "float")]
-        numbers = [*dict.fromkeys((*domain, *absent_at_default, *powers))]
-        no_numbers = convert.keys() - set(numbers)
-        settled = min([len(places), *(places.index(a) for a in numbers if a in places)])
-        required = [
-            a for a, p in parameters.items() if p.default is p.empty and p.annotation == "ArrayLike"
-        ]
-
-        flags = [a for a in static if parameters[a].annotation == "bool"]
-
-        def refuse(args: tuple, kwargs: dict[str, Any]) -> NoReturn:
-            """Lets Python refuse, in its own words, what the signature does not take."""
-            try:
-                fun(*args, **kwargs)
-            except TypeError as error:
-                words = str(error)
-                if "reduction" in kwargs and "reduction" not in parameters:
-                    words = words.partition(". Did you mean")[0]  # It did not.
-                    words += "; it returns one loss per example, which `jaxloss.reduce` reduces"
-                raise TypeError(words) from None
-            raise AssertionError("Called with what does not fit its signature.")
-
-        def prepare(args: tuple, kwargs: dict[str, Any], is_direct: bool) -> Any:
-            """The arguments as JAX takes them, after a look at the numbers that are known."""
-            passed = dict(zip(places, args, strict=False))
-            if len(args) > len(places) or not passed.keys().isdisjoint(kwargs):
-                refuse(args, kwargs)
-            passed |= kwargs
-            if not passed.keys() <= convert.keys():
-                refuse(args, kwargs)
-            for argument, value in passed.items():
-                if type(value) not in host.PLAIN:
-                    passed[argument] = convert[argument](value)
-            given = {a: passed[a] for a in labels if type(passed.get(a)) not in host.PLAIN}
-            if given:
-                passed |= host.narrowed(given)
-            for argument in numbers:
-                if argument not in passed:
-                    continue
-                # In a trace an array may be what checkify was called with, and is checkify's.
-                number = host.number(passed[argument], read=is_direct)
-                if argument in absent_at_default and number == parameters[argument].default:
-                    del passed[argument]
-                elif number is None and _is_complex(passed[argument]):
-                    with checks.speaking_for(caller):
-                        checks.fail_for_complex(argument, passed[argument])
-                elif argument in domain and not (number is None or domain[argument].holds(number)):
-                    with checks.speaking_for(caller):
-                        domain[argument].check_concrete(argument, number)
-            return tuple(passed.pop(argument) for argument in places[: len(args)]), passed
-
-        def explain(args: tuple, kwargs: dict[str, Any]) -> None:
-            """Raises in this function's words what JAX said in its own, as far as it is known."""
-            passed = dict(zip(places, args, strict=False)) | kwargs
-            for argument in (argument for argument in static if argument in passed):
-                rule = "be a Python value, for it shapes the computation"
-                if isinstance(passed[argument], jax.Array):
-                    checks.fail(TypeError, argument, rule, "an array")
-                if passed[argument].__hash__ is None:
-                    rule = "be hashable, for it shapes the computation"
-                    checks.fail(TypeError, argument, rule, repr(passed[argument]))
-            checks.refuse_what_is_no_array(
-                {
-                    argument: (value, expectation(parameters[argument]))
-                    for argument, value in passed.items()
-                    if value is not None and argument not in static
-                },
-                {argument for argument in passed if is_array(parameters[argument])},
-            )
-
-        def program(caller: checks.Caller) -> Callable[P, R]:
-            @functools.wraps(fun)
-            def traced(*args: P.args, **kwargs: P.kwargs) -> R:
-                with checks.speaking_for(caller):
-                    passed: dict[str, Any] = dict(zip(places, args, strict=False)) | kwargs
-                    for argument in required:
-                        if argument in passed and passed[argument] is None:
-                            checks.fail_for_type(argument, "be an array", None)
-                    for argument in flags:
-                        checks.one_of(argument, passed.get(argument, False), (False, True))
-                    for argument, rule in domain.items():
-                        if passed.get(argument) is not None:
-                            rule.check_traced(argument, passed[argument])
-                    return fun(*args, **kwargs)
-
-            return jax.jit(traced, static_argnames=static)
-
-        compiled = program(caller)
-        # A program that could be checkified is called the slow way, even where it is not.
-        direct = program(dataclasses.replace(caller, checkified=False))
+        run = Program(fun, arguments, caller).run
 
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if checks.is_nested():
-                return fun(*args, **kwargs)
-            is_direct = _is_direct()
-            plain = (
-                len(args) <= settled
-                and host.PLAIN.issuperset(map(type, args))
-                and host.PLAIN.issuperset(map(type, kwargs.values()))
-                and no_numbers.issuperset(kwargs)
-                and kwargs.keys().isdisjoint(places[: len(args)])
-            )
-            if not plain:
-                args, kwargs = prepare(args, kwargs, is_direct)
-            try:
-                return (direct if is_direct else compiled)(*args, **kwargs)
-            except (TypeError, ValueError) as error:
-                if not str(error).startswith(f"{caller.function}: `"):
-                    with checks.speaking_for(caller):
-                        explain(args, kwargs)
-                raise
+            return fun(*args, **kwargs) if checks.is_nested() else run(args, kwargs)
 
         return call
 
     return decorate
 
 
-def converter(
-    parameter: inspect.Parameter, static: tuple[str, ...], labels: tuple[str, ...]
-) -> Callable[[Any], Any]:
-    """What becomes of an argument before it is compiled for."""
-    if parameter.name in static:
-        return host.python
-    if parameter.name in labels:
-        return host.integers
-    return host.array if is_array(parameter) else lambda value: value
+class Program:
+    """A function as it is compiled for the arguments that it declares."""
+
+    def __init__(
+        self, fun: Callable, arguments: dict[str, Argument], caller: checks.Caller
+    ) -> None:
+        self.fun, self.arguments, self.caller = fun, arguments, caller
+        self.signature = inspect.signature(fun)
+        parameters = self.signature.parameters.values()
+        self.places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.convert = {name: a.convert for name, a in arguments.items()}
+        self.labels = [name for name, a in arguments.items() if a.is_label]
+        self.numbers = {name: a for name, a in arguments.items() if a.is_number}
+        self.others = arguments.keys() - self.numbers.keys()
+        self.places_of_others = len([*itertools.takewhile(self.others.__contains__, self.places)])
+        static = [name for name, a in arguments.items() if a.kind.is_static]
+        self.compiled = jax.jit(self._traceable(), static_argnames=["checkified", *static])
+
+    def _traceable(self) -> Callable:
+        """The function to compile, behind a flag: whether `checkify` may be around the call."""
+        callers = dataclasses.replace(self.caller, checkified=False), self.caller
+
+        @functools.wraps(self.fun)
+        def traceable(checkified: bool, *args: Any, **kwargs: Any) -> Any:
+            with checks.speaking_for(callers[checkified]):
+                for name, value in self._named(args, kwargs).items():
+                    self.arguments[name].check(value)
+                return self.fun(*args, **kwargs)
+
+        flag = inspect.Parameter("checkified", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = [flag, *self.signature.parameters.values()]
+        vars(traceable)["__signature__"] = self.signature.replace(parameters=parameters)
+        return traceable
+
+    def run(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Calls the program, with its own errors in place of those of JAX."""
+        is_outermost = get_opaque_trace_state() == _OUTSIDE
+        if not self._is_plain(args, kwargs):
+            args, kwargs = self._prepared(args, kwargs, read=is_outermost)
+        try:
+            # What could be checkified JAX calls the slow way, even where it is not.
+            return self.compiled(not is_outermost, *args, **kwargs)
+        except (TypeError, ValueError) as error:
+            if not checks.is_own(error):
+                with checks.speaking_for(self.caller):
+                    self._explain(args, kwargs)
+            raise
+
+    def _named(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(self.places, args, strict=False)) | kwargs
+
+    def _is_plain(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether JAX takes the arguments as they are, which is quick to see."""
+        if len(args) > self.places_of_others or not host.PLAIN.issuperset(map(type, args)):
+            return False
+        return not kwargs or (
+            self.others.issuperset(kwargs)
+            and host.PLAIN.issuperset(map(type, kwargs.values()))
+            and kwargs.keys().isdisjoint(self.places[: len(args)])
+        )
+
+    def _prepared(self, args: tuple, kwargs: dict[str, Any], *, read: bool) -> Any:
+        """The arguments as JAX takes them, after a look at the numbers that are known."""
+        passed = self._named(args, kwargs)
+        if len(passed) < len(args) + len(kwargs) or not passed.keys() <= self.arguments.keys():
+            self._refuse_misfit(args, kwargs)
+        for name, value in passed.items():
+            if type(value) not in host.PLAIN:
+                passed[name] = self.convert[name](value)
+        labels = {a: passed[a] for a in self.labels if type(passed.get(a)) not in host.PLAIN}
+        if labels:
+            passed |= host.narrowed(labels)
+        for name, argument in self.numbers.items():
+            if name in passed:
+                # In a trace an array may be what checkify was called with, and is checkify's.
+                number = host.number(passed[name], read=read)
+                if argument.is_absent(number):
+                    del passed[name]
+                elif not argument.admits(passed[name], number):
+                    with checks.speaking_for(self.caller):
+                        argument.refuse(passed[name], number)
+        # What stands behind an absent one goes by its name.
+        ahead = itertools.takewhile(passed.__contains__, self.places[: len(args)])
+        return [passed.pop(name) for name in ahead], passed
+
+    def _explain(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Raises in this function's words what JAX said in its own, as far as it is known."""
+        self._refuse_misfit(args, kwargs)
+        for name, value in self._named(args, kwargs).items():
+            self.arguments[name].explain(value)
+
+    def _refuse_misfit(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Lets Python refuse, in its own words, what the signature does not take."""
+        with contextlib.suppress(TypeError):
+            self.signature.bind(*args, **kwargs)
+            return
+        try:
+            self.fun(*args, **kwargs)
+        except TypeError as error:
+            words = str(error)
+            if "reduction" in kwargs and "reduction" not in self.arguments:
+                words = words.partition(". Did you mean")[0]  # It did not.
+                words += "; it returns one loss per example, which `jaxloss.reduce` reduces"
+            raise TypeError(words) from None
 
 
-def is_array(parameter: inspect.Parameter) -> bool:
-    """Whether an argument is one array or number, by its annotation, and not a tree of them."""
-    return parameter.annotation in ("ArrayLike", "ArrayLike | None")
-
-
-def expectation(parameter: inspect.Parameter) -> str:
-    """What an argument must be that is no array: a number where the default is one."""
-    return "be a number" if isinstance(parameter.default, int | float) else "be an array"
-
-
-_OUTSIDE = get_opaque_trace_state()
-
-
-def _is_direct() -> bool:
-    """Whether the call is from outside of every transformation."""
-    return get_opaque_trace_state() == _OUTSIDE
-
-
-def _is_complex(value: Any) -> bool:
-    return isinstance(value, complex) or (hasattr(value, "dtype") and np.iscomplexobj(value))
+# A thread has a state of its own, also where the package is first imported inside of a trace.
+with futures.ThreadPoolExecutor(1) as _thread:
+    _OUTSIDE = _thread.submit(get_opaque_trace_state).result()
 
 
 def is_absent(value: object) -> bool:

@@ -16,6 +16,11 @@ import numpy as np
 # Types of values that JAX takes as they are. That of its own arrays is not public: it is added when
 # the first comes along.
 PLAIN: set[type] = {type(None), str, bool, float}
+# Written out in a call to `isinstance` a union is made anew each time, which takes longer than the
+# question, in eager calls on small arrays as long as all the rest.
+_NUMBER = (int, float)
+_OF_NUMPY = (np.generic, np.ndarray)
+_OF_HOST = (*_NUMBER, *_OF_NUMPY)
 
 
 def number(value: object, *, read: bool = True) -> int | float | None:
@@ -23,7 +28,7 @@ def number(value: object, *, read: bool = True) -> int | float | None:
 
     One of JAX is waited for and read, or None without `read`.
     """
-    if isinstance(value, int | float):
+    if isinstance(value, _NUMBER):
         return value
     if isinstance(value, jax.Array):
         if (
@@ -35,14 +40,14 @@ def number(value: object, *, read: bool = True) -> int | float | None:
             return None
         value = jax.device_get(value)  # Said aloud, so that a transfer guard lets it pass.
     value = python(value)
-    return value if isinstance(value, int | float) else None
+    return value if isinstance(value, _NUMBER) else None
 
 
 def python(value: Any) -> Any:
     """A scalar as Python has it, which hashes and compares alike whatever library it is from."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value if value.ndim else value.item()
-    if isinstance(value, fractions.Fraction | decimal.Decimal):
+    if isinstance(value, _OF_NUMPY):
+        return value if value.ndim or isinstance(value, np.ma.MaskedArray) else value.item()
+    if isinstance(value, (fractions.Fraction, decimal.Decimal)):
         return float(value)
     return value
 
@@ -57,15 +62,17 @@ def array(value: Any) -> Any:
 
 def listed(value: Any) -> Any:
     """A nested list as the one array it makes, if it makes one; other numbers as Python's."""
-    if isinstance(value, np.ndarray | np.generic | int | float):
+    if isinstance(value, _OF_HOST):
         return value
     if isinstance(value, jax.Array):
         if not isinstance(value, jax.core.Tracer):
             PLAIN.add(type(value))
         return value
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, (list, tuple)):
         return python(value)
     leaves = jax.tree.leaves(value)
+    if any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves):
+        return value  # Whose mask would be lost.
     try:
         if any(isinstance(leaf, jax.Array) for leaf in leaves):
             return jnp.asarray(value)
@@ -119,11 +126,11 @@ def _is_wide(value: Any) -> bool:
     """Whether some of these integers are beyond the signed ones of JAX, 32 bits without x64."""
     if isinstance(value, int):
         least = most = value
-    elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iu":
-        if value.dtype.itemsize < 8 or not value.size:
+    elif isinstance(value, _OF_NUMPY) and value.dtype.kind in "iu":
+        if value.dtype.itemsize < 8 or not value.size or isinstance(value, np.ma.MaskedArray):
             return False
         least, most = int(value.min()), int(value.max())
     else:
         return False
-    low, high = _limits(jax.dtypes.canonicalize_dtype(np.int64))
-    return least < low or most > high
+    bound = 1 << 8 * jax.dtypes.canonicalize_dtype(np.int64).itemsize - 1
+    return not -bound <= least <= most < bound

@@ -60,15 +60,16 @@ def torch_function(
     """
 
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
+        legacy = [a for a in ("size_average", "reduce") if a in inspect.signature(fun).parameters]
         compiled = public(
-            static=("reduction", *static),
+            static=("reduction", *legacy, *static),
             labels=labels,
             domain=domain,
             absent_at_default=absent_at_default,
             names={**NAMES, **(names or {})},
             name=name,
         )(fun)
-        if "size_average" not in inspect.signature(fun).parameters:
+        if not legacy:
             return compiled
 
         @functools.wraps(fun)

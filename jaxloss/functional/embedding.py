@@ -255,5 +255,5 @@ def _by_pairwise_distance(
 
 
 @torch_function(name="triplet_margin_with_distance_loss")
-def _reduced_triplets(losses: jax.Array, *, reduction: Reduction) -> jax.Array:
-    return reduced(losses, reduction)
+def _reduced_triplets(losses: ArrayLike, *, reduction: Reduction) -> jax.Array:
+    return reduced(checks.array("losses", losses), reduction)
