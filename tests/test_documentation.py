@@ -20,7 +20,7 @@ from jaxloss import modules
 PACKAGE = pathlib.Path(str(jaxloss.__file__)).parent
 ROOT = PACKAGE.parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "jaxloss.")]
-PAGES = ["README.md"] + [
+PAGES = ["README.md", "CONTRIBUTING.md"] + [
     str(page.relative_to(ROOT))
     for folder in ("examples", "benchmarks")
     for page in sorted((ROOT / folder).rglob("README.md"))

@@ -12,8 +12,11 @@ import tomllib
 import zipfile
 
 import pytest
+import test_modules
+from cases import LOSSES
 
 import jaxloss
+import jaxloss.modules
 
 ROOT = pathlib.Path(str(jaxloss.__file__)).parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(ROOT)], "jaxloss.")]
@@ -74,6 +77,34 @@ def test_imports_point_one_way(name):
 def test_import_brings_only_what_it_needs(statement, absent):
     code = f"import sys; {statement}; sys.exit({absent!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+def test_functional_is_an_attribute():
+    # In a process of its own, since any import of it elsewhere would make it one.
+    code = "import jaxloss; jaxloss.functional.l1_loss"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+# What has tests of its own instead of a row: it returns no losses, or holds parameters.
+ROWLESS = {
+    jaxloss: {"adaptive_log_softmax", "adaptive_softmax_cross_entropy", "ctc_alignment", "reduce"},
+    jaxloss.functional: set(),
+    jaxloss.modules: {"AdaptiveLogSoftmaxWithLoss", "AdaptiveOutput", "LinearCrossEntropyLoss"},
+}
+
+
+@pytest.mark.parametrize(
+    ("door", "rows"),
+    [
+        (jaxloss, {loss.core for loss in LOSSES}),
+        (jaxloss.functional, {loss.torch for loss in LOSSES if loss.torch}),
+        (jaxloss.modules, {row[0] for row in test_modules.MODULES}),
+    ],
+    ids=lambda part: getattr(part, "__name__", ""),
+)
+def test_no_loss_is_left_out_of_the_tables(door, rows):
+    offered = {name for name, value in vars(door).items() if callable(value) and name[0] != "_"}
+    assert offered - rows == ROWLESS[door]
 
 
 def build(kind, source, folder):

@@ -4,6 +4,7 @@ import functools
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,7 +120,7 @@ def test_masked_losses_may_be_anything():
             np.testing.assert_allclose(f(bad), f(LOSSES), rtol=1e-6)
             gradient = np.asarray(jax.grad(f)(bad))
             np.testing.assert_array_equal(gradient[~WHERE], 0)
-            assert np.all(np.isfinite(gradient))
+            chex.assert_tree_all_finite(gradient)
 
 
 def test_nothing_takes_part():
@@ -251,4 +252,4 @@ def test_it_reduces_what_the_losses_give():
         return jaxloss.reduce(losses, where=known)
 
     np.testing.assert_allclose(loss(logits), np.log(5), rtol=1e-6)
-    assert np.all(np.isfinite(jax.grad(loss)(logits).astype(np.float32)))
+    chex.assert_tree_all_finite(jax.grad(loss)(logits))
