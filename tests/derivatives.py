@@ -1,5 +1,7 @@
 """Values, slopes and curvatures of a primitive, in a batch and row by row, in every mode."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,58 +11,64 @@ FIRST = ("forward", "reverse")
 SECOND = ("forward over reverse", "twice reverse", "in a scan")
 
 
-def check(f, args, value, slopes, curvatures=None, *, rtol=None, atol=None, curved=None):
-    """f has these values, slopes by each argument and curvatures by each two of them.
-
-    Every argument and every answer has a row for each point. What is NaN in the table of slopes or
-    curvatures is not compared, but never NaN. Nothing is promised of curvatures that are None.
-    """
-    dtype = args[0].dtype
+@functools.partial(jax.jit, static_argnums=0)
+def _derivatives(f, *args):
     positions = range(len(args))
-    rtol = 16 * float(jnp.finfo(dtype).eps) if rtol is None else rtol
-    atol = float(jnp.finfo(dtype).tiny) if atol is None else atol
 
     def scanned(*args):
         # Where some versions of JAX lose custom rules and differentiate the body.
-        start = jnp.zeros((), dtype)
-        return lax.scan(lambda sum, _: (sum + f(*args), None), start, length=1)[0]
+        start = jnp.zeros((), args[0].dtype)
+        one = [x[None] for x in args]
+        return lax.scan(lambda total, x: (total + f(*x), None), start, one)[0]
 
     def by_row(*args):
         # One argument is differentiated at a time, since by the others a slope may be infinite.
-        reverse = [jax.jacrev(f, i) for i in positions]
-        forward = [jax.jacfwd(f, i) for i in positions]
-        found = dict(zip(FIRST, ([d(*args) for d in modes] for modes in (forward, reverse)), strict=True))
-        if curvatures is not None:
-            inside = [jax.jacrev(scanned, i) for i in positions]
-            ways = (jax.jacfwd, reverse), (jax.jacrev, reverse), (jax.jacfwd, inside)
-            for mode, (d, slopes) in zip(SECOND, ways, strict=True):
-                found[mode] = [[d(slope, j)(*args) for j in positions] for slope in slopes]
-        return f(*args), found
+        forward, reverse = ([d(f, i) for i in positions] for d in (jax.jacfwd, jax.jacrev))
+        inside = [jax.jacrev(scanned, i) for i in positions]
+        first = [[d(*args) for d in slopes] for slopes in (forward, reverse)]
+        second = [
+            [[d(slope, j)(*args) for j in positions] for slope in slopes]
+            for d, slopes in ((jax.jacfwd, reverse), (jax.jacrev, reverse), (jax.jacrev, inside))
+        ]
+        found = dict(zip(FIRST, first, strict=True)), dict(zip(SECOND, second, strict=True))
+        return f(*args), *found
 
-    def in_batch(*args):
-        losses, pull = jax.vjp(f, *args)
-        return losses, pull(jnp.ones_like(losses))
+    value, pull = jax.vjp(f, *args)
+    return jax.vmap(by_row)(*args), (value, pull(jnp.ones_like(value)))
 
-    (alone, found), (together, gradients) = jax.jit(
-        lambda *args: (jax.vmap(by_row)(*args), in_batch(*args))
-    )(*args)
 
-    def same(got, wanted, what, atol=atol):
-        got = np.asarray(got)
+def check(f, args, value, slopes, curvatures, *, terms=0.0, cancels=False):
+    """f has these values, slopes by each argument and curvatures by each two of them.
+
+    Every argument and every answer has a row for each point. What is NaN in the slopes or
+    curvatures that are wanted is not compared, but never NaN. Curvatures, and slopes that cancel,
+    are as exact as the largest of their row, or as the terms of each row's curvature.
+    """
+    (alone, first, second), (together, gradients) = _derivatives(f, *args)
+    dtype = args[0].dtype
+    rtol, tiny = 16 * float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
+
+    def same(got, wanted, what, by_row=False, terms=0.0):
+        got, wanted = np.asarray(got), np.asarray(wanted, np.float64)
         assert got.dtype == dtype
-        wanted = np.asarray(wanted, np.float64)
         if what != "value":
             assert not np.any(np.isnan(got)), what
             got = np.where(np.isnan(wanted), np.nan, got)
-        np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol, err_msg=what)
+        atol = tiny
+        if by_row:
+            sizes = np.where(np.isfinite(wanted), np.abs(wanted), 0)
+            largest = np.maximum(sizes.reshape(len(sizes), -1).max(1), terms)
+            atol = tiny + rtol * largest.reshape(-1, *[1] * (wanted.ndim - 1))
+        wrong = ~np.isclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True)
+        assert not np.any(wrong), f"{what}\ngot    {got[wrong]}\nwanted {wanted[wrong]}"
 
-    for got in (alone, together):
-        same(got, value, "value")
-    for i in positions:
+    same(alone, value, "value")
+    same(together, value, "value")
+    for i in range(len(args)):
         for mode in FIRST:
-            same(found[mode][i], slopes[i], f"{mode}, argument {i}")
-        same(gradients[i], slopes[i], f"in a batch, argument {i}")
-        for mode in SECOND if curvatures is not None else ():
-            for j in positions:
+            same(first[mode][i], slopes[i], f"{mode}, argument {i}", by_row=cancels)
+        same(gradients[i], slopes[i], f"in a batch, argument {i}", by_row=cancels)
+        for j in range(len(args)):
+            for mode in SECOND:
                 what = f"{mode}, arguments {i} and {j}"
-                same(found[mode][i][j], curvatures[i][j], what, curved or atol)
+                same(second[mode][i][j], curvatures[i][j], what, by_row=True, terms=terms)
