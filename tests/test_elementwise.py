@@ -1,4 +1,4 @@
-"""Each elementwise primitive alone: at ties, at zero, at infinity, in every mode, in both widths."""
+"""Each elementwise primitive alone: at ties, zero and infinity, in every mode and both widths."""
 
 import decimal
 import math

@@ -2,6 +2,7 @@
 
 import decimal
 import functools
+import itertools
 import math
 from decimal import Decimal
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from derivatives import check
+from derivatives import SECOND, check
 from jax import lax
 
 from jaxloss._base import norms
@@ -133,3 +134,106 @@ def test_distance(p, dtype):
             curvatures = signs.T @ curvatures @ signs
             terms = abs(p - 1) / np.where(value == 0, inf, value) if math.isfinite(p) else 0.0
             check(f, [packed], value, [slopes @ signs], [[curvatures]], terms=terms)
+
+
+@pytest.mark.parametrize("p", [0.5, 2, inf])
+def test_distance_along_several_axes(p):
+    x = np.random.default_rng(0).integers(-9, 10, (2, 3, 4)).astype(np.float32)
+    lines = np.moveaxis(x, 1, 0).reshape(3, 8)
+
+    @jax.jit
+    def f(x, empty):
+        zero = jnp.zeros(())
+        distances, pull = jax.vjp(lambda x: norms.distance(x, zero, zero, p, (0, 2)), x)
+        return (
+            distances,
+            *pull(jnp.ones_like(distances)),
+            norms.distance(empty, zero, zero, p, (1,)),
+        )
+
+    distances, slopes, nothing = f(x, jnp.zeros((2, 0)))
+    value = [float(norm([Decimal(int(t)) for t in line], p)) for line in lines]
+    np.testing.assert_allclose(distances, np.reshape(value, (1, 3, 1)), rtol=1e-6)
+    # As that of any function that grows as its argument does.
+    np.testing.assert_allclose(np.sum(slopes * x, (0, 2)), value, rtol=1e-6)
+    np.testing.assert_array_equal(nothing, [[0], [0]])
+
+
+@pytest.mark.parametrize("p", CORNERS)
+def test_distance_of_what_is_not_finite(p):
+    x = jnp.array([[3, inf, -4], [-inf, inf, inf], [0, -inf, 0], [1, nan, 2], [nan, inf, 0]])
+    of_one_infinity = {0: 3, -inf: 3, -1: 12 / 7}.get(p, inf)
+    of_infinities = 3 if p == 0 else inf
+    beside_zeros = 1 if p == 0 else 0 if p < 0 else inf
+    wanted = np.array([of_one_infinity, of_infinities, beside_zeros, nan, nan])
+    if p == 0:  # NaN is not 0.
+        wanted[3:] = 3, 2
+    zero = jnp.zeros(())
+    for rows in (jax.vmap, lambda f: f):
+        got = jax.jit(rows(lambda x: norms.distance(x, zero, zero, p, (x.ndim - 1,))[..., 0]))(x)
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_cosine(dtype):
+    def f(packed):
+        x1, x2, eps = packed[..., :3], packed[..., 3:6], lax.stop_gradient(packed[..., 6:])
+        eps = eps[..., 0] if packed.ndim == 1 else eps
+        return norms.cosine(x1, x2, eps, (packed.ndim - 1,))[..., 0]
+
+    def matches(x, eps, value, slopes, curvatures):
+        packed = np.concatenate([x, np.full((4, 1), eps)], -1)
+        slopes = np.pad(slopes, [(0, 0), (0, 1)])
+        if curvatures is not None:
+            curvatures = [[np.pad(curvatures, [(0, 0), (0, 1), (0, 1)])]]
+        # Scans are a matter of the tests of losses.
+        modes = SECOND[:2]
+        packed = jnp.asarray(packed, dtype)
+        check(f, [packed], value, [slopes], curvatures, cancels=True, modes=modes)
+
+    def by_definition(x, eps):
+        rows = [differences(cosine, tuple(row), eps) for row in x.tolist()]
+        return [*map(np.array, zip(*rows, strict=True))]
+
+    plain = np.hstack([VECTORS, VECTORS[1:] + VECTORS[:1]]).astype(float)
+    # None, one or both are shorter than eps.
+    short = plain * np.repeat([(1, 1), (1 / 64, 1), (1, 1 / 64), (1 / 64, 1 / 64)], 3, 1)
+    matches(short, 0.25, *by_definition(short, 0.25))
+    # Without eps the lengths do not matter, though their squares be out of range. Curvatures are as
+    # one over such a square: what a tiny vector has is out of range itself.
+    value, slopes, curvatures = by_definition(plain, 0.0)
+    huge, tiny = sizes(dtype)
+    for pair in itertools.product((1.0, huge, tiny), repeat=2):
+        s = np.repeat(pair, 3)
+        bent = None if tiny in pair else curvatures / s[:, None] / s
+        matches(plain * s, 0.0, value, slopes / s, bent)
+    # By both at once nothing is promised where one is 0.
+    apart = np.where(np.kron(np.eye(2), np.ones((3, 3))) == 1, 0, nan) + np.zeros((4, 1, 1))
+    for eps in (0.0, 0.25):
+        for present in (np.eye(2)[[0, 1, 0, 1]], np.zeros((4, 2))):
+            x = plain * np.repeat(present, 3, 1)
+            matches(x, eps, np.zeros(4), np.zeros((4, 6)), apart)
+
+
+def test_absolute(dtype):
+    x = np.array([-inf, -3, -1e-30, -0.0, 0, 1e-30, 2, inf])
+    flat = np.zeros_like(x)
+    check(norms.absolute, [jnp.asarray(x, dtype)], np.abs(x), [np.sign(x)], [[flat]])
+    assert jnp.isnan(norms.absolute(jnp.asarray(nan, dtype)))
+
+
+def test_absolute_of_complex(dtype):
+    def f(x):
+        return norms.absolute(lax.complex(x[..., 0], x[..., 1]))
+
+    def rows(x):
+        r = math.hypot(*x)
+        turned = np.array([-x[1], x[0]]) / r
+        return x, r, np.array(x) / r, np.outer(turned, turned) / r
+
+    points = [*map(rows, [(3, -4), (-5, 12), (0, -2)]), ((0, 0), 0, (0, 0), nothing[:2, :2])]
+    for scale in (1.0, *sizes(dtype)):
+        x, (value, slopes, curvatures) = table(points, [scale], dtype)
+        check(f, [x], value, [slopes], [[curvatures]], cancels=True, modes=SECOND[:1])
+    for x in (complex(inf, 1), complex(0, -inf), complex(inf, -inf)):
+        assert norms.absolute(jnp.asarray(x)) == inf
+    assert jnp.isnan(norms.absolute(jnp.asarray(complex(nan, 1))))
