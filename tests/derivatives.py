@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 SECOND = ("forward over reverse", "twice reverse", "in a scan")
 
@@ -44,7 +45,9 @@ def _derivatives(f, modes, *args):
     return jax.vmap(by_row)(*args), (value, pull(jnp.ones_like(value)))
 
 
-def check(f, args, value, slopes, curvatures, *, terms=0.0, cancels=False, modes=SECOND):
+def check(
+    f, args, value, slopes, curvatures, *, terms: ArrayLike = 0.0, cancels=False, modes=SECOND
+):
     """f has these values, slopes by each argument and curvatures by each two of them.
 
     Every argument and every answer has a row for each point. What is NaN in the slopes or
@@ -58,7 +61,7 @@ def check(f, args, value, slopes, curvatures, *, terms=0.0, cancels=False, modes
     (alone, first, second), (together, gradients) = _derivatives(f, modes, *args)
     rtol, tiny = 16 * float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
 
-    def same(got, wanted, what, by_row=False, terms=0.0):
+    def same(got, wanted, what, by_row=False, terms: ArrayLike = 0.0):
         got, wanted = np.asarray(got), np.asarray(wanted, np.float64)
         assert got.dtype == dtype
         if what != "value":
@@ -78,7 +81,9 @@ def check(f, args, value, slopes, curvatures, *, terms=0.0, cancels=False, modes
         for mode in first:
             same(first[mode][i], slopes[i], f"{mode}, argument {i}", by_row=cancels)
         same(gradients[i], slopes[i], f"in a batch, argument {i}", by_row=cancels)
+        if curvatures is None:
+            continue
         for j in range(len(args)):
-            for mode in second if curvatures is not None else ():
+            for mode in second:
                 what = f"{mode}, arguments {i} and {j}"
                 same(second[mode][i][j], curvatures[i][j], what, by_row=True, terms=terms)
