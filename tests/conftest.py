@@ -18,6 +18,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -33,3 +34,11 @@ def x64():
     """64-bit floats for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """One test in both widths."""
+    if request.param == "float64":
+        request.getfixturevalue("x64")
+    return np.dtype(request.param)

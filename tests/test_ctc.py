@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import functional as F
-from jaxloss._base import exact
 
 
 def padded_from(lengths, size):
@@ -359,15 +358,6 @@ def test_alignment_is_differentiable(x64):
     np.testing.assert_allclose(jax.jvp(entropy, (x,), (d,))[1], slope, rtol=1e-6)
     half = jax.eval_shape(jaxloss.ctc_alignment, x.astype(jnp.bfloat16), *paddings)
     assert half.dtype == jnp.float32
-
-
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000, 4097])
-def test_long_sum(size):
-    terms = normal(2, size)
-    terms[:, ::3] *= np.float32(1e6)
-    total, rest = exact.long_sum(jnp.asarray(terms))
-    wanted = [math.fsum(row.tolist()) for row in terms]
-    np.testing.assert_allclose(np.float64(total) + np.float64(rest), wanted, rtol=1e-9, atol=1e-3)
 
 
 def compiled_text(f, *args):

@@ -22,12 +22,15 @@ def product_error(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _upper_half(x: jax.Array) -> jax.Array:
-    """x with so few digits that the product of two such is exact."""
+    """x rounded to so few digits that the product of two such, or of two remainders, is exact."""
     info = jnp.finfo(x.dtype)
     integer = jnp.int32 if info.bits == 32 else jnp.int64
     bits = lax.bitcast_convert_type(x, integer)
-    width = int(info.nmant + 1) // 2
-    return lax.bitcast_convert_type((bits >> width) << width, x.dtype)
+    # Of 53 digits one half is too long by one. The remainder of what is rounded to nearest, not cut
+    # off, has its sign in place of that digit.
+    width = (int(info.nmant) + 2) // 2
+    bits = ((bits + (1 << (width - 1))) >> width) << width
+    return lax.bitcast_convert_type(bits, x.dtype)
 
 
 def long_sum(x: jax.Array, rest: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

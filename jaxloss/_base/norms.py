@@ -82,7 +82,8 @@ def _extreme_jvp(axes, sign, primals, tangents):
 def _p_norm(x: jax.Array, p: float, axes: tuple[int, ...]) -> jax.Array:
     size = x * jnp.sign(x)
     scale, zero = _scale(size, p, axes)
-    total = jnp.where(zero, 1, jnp.sum(_power(size / scale, p), axes, keepdims=True))
+    ratio = jnp.where(zero, 0, size / scale)  # Beside a 0 the power of tiny ones would be infinite.
+    total = jnp.where(zero, 1, jnp.sum(_power(ratio, p), axes, keepdims=True))
     return jnp.where(zero, 0, scale * total ** (1 / p))
 
 
@@ -93,8 +94,8 @@ def _p_norm_jvp(p, axes, primals, tangents):
     result = _p_norm(x, p, axes)
     size = x * jnp.sign(x)
     scale, zero = _scale(size, p, axes)
-    slope = _power((size / scale) / jnp.where(zero, 1, result / scale), p - 1)
-    slope = jnp.where(zero, 0, jnp.sign(x) * slope)
+    ratio = (size / scale) / jnp.where(zero, 1, result / scale)
+    slope = jnp.sign(x) * _power(jnp.where(zero, 0, ratio), p - 1)
     return result, jnp.sum(slope * x_dot, axes, keepdims=True)
 
 

@@ -1,0 +1,89 @@
+"""Values, slopes and curvatures of a primitive, in a batch and row by row, in every mode."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import ArrayLike
+
+SECOND = ("forward over reverse", "twice reverse", "in a scan")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _derivatives(f, modes, *args):
+    positions = range(len(args))
+
+    def scanned(*args):
+        # Where some versions of JAX lose custom rules and differentiate the body.
+        start = jnp.zeros((), args[0].dtype)
+        one = [x[None] for x in args]
+        return lax.scan(lambda total, x: (total + f(*x), None), start, one)[0]
+
+    def by_row(*args):
+        # One argument is differentiated at a time, since by the others a slope may be infinite.
+        slopes = [jax.jacrev(f, i) for i in positions]
+        inside = [jax.jacrev(scanned, i) for i in positions]
+        ways = {
+            "forward over reverse": (jax.jacfwd, slopes),
+            "twice reverse": (jax.jacrev, slopes),
+            "in a scan": (jax.jacrev, inside),
+        }
+        first = {
+            "forward": [jax.jacfwd(f, i)(*args) for i in positions],
+            "reverse": [slope(*args) for slope in slopes],
+        }
+        second = {
+            mode: [[d(slope, j)(*args) for j in positions] for slope in slopes]
+            for mode, (d, slopes) in ways.items()
+            if mode in modes
+        }
+        return f(*args), first, second
+
+    value, pull = jax.vjp(f, *args)
+    return jax.vmap(by_row)(*args), (value, pull(jnp.ones_like(value)))
+
+
+def check(
+    f, args, value, slopes, curvatures, *, terms: ArrayLike = 0.0, cancels=False, modes=SECOND
+):
+    """f has these values, slopes by each argument and curvatures by each two of them.
+
+    Every argument and every answer has a row for each point. What is NaN in the slopes or
+    curvatures that are wanted is not compared, but never NaN. Curvatures, and slopes that cancel,
+    are as exact as the largest of their row, or as the terms of each row's curvature. Nothing is
+    promised of curvatures that are None.
+    """
+    dtype = args[0].dtype
+    # The rules are the same in both widths: which of them JAX takes need be asked in one.
+    modes = modes if dtype == np.float32 else modes[:1]
+    (alone, first, second), (together, gradients) = _derivatives(f, modes, *args)
+    rtol, tiny = 16 * float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
+
+    def same(got, wanted, what, by_row=False, terms: ArrayLike = 0.0):
+        got, wanted = np.asarray(got), np.asarray(wanted, np.float64)
+        assert got.dtype == dtype
+        if what != "value":
+            assert not np.any(np.isnan(got)), what
+            got = np.where(np.isnan(wanted), np.nan, got)
+        atol = tiny
+        if by_row:
+            sizes = np.where(np.isfinite(wanted), np.abs(wanted), 0)
+            largest = np.maximum(sizes.reshape(len(sizes), -1).max(1), terms)
+            atol = tiny + rtol * largest.reshape(-1, *[1] * (wanted.ndim - 1))
+        wrong = ~np.isclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True)
+        assert not np.any(wrong), f"{what}\ngot    {got[wrong]}\nwanted {wanted[wrong]}"
+
+    same(alone, value, "value")
+    same(together, value, "value")
+    for i in range(len(args)):
+        for mode in first:
+            same(first[mode][i], slopes[i], f"{mode}, argument {i}", by_row=cancels)
+        same(gradients[i], slopes[i], f"in a batch, argument {i}", by_row=cancels)
+        if curvatures is None:
+            continue
+        for j in range(len(args)):
+            for mode in second:
+                what = f"{mode}, arguments {i} and {j}"
+                same(second[mode][i][j], curvatures[i][j], what, by_row=True, terms=terms)
