@@ -127,14 +127,14 @@ def test_softplus(dtype):
 
 def test_kept():
     keep, x = jnp.array([[True, False], [False, True]]), jnp.array([[1.0, jnp.nan], [jnp.inf, -2]])
-    for f in (elementwise.kept, jax.vmap(elementwise.kept)):
+    for f in (elementwise.masked, jax.vmap(elementwise.masked)):
         np.testing.assert_array_equal(f(keep, x), [[1, 0], [0, -2]])
-    np.testing.assert_array_equal(elementwise.kept(keep, x, 0.5), [[1, 0.5], [0.5, -2]])
-    # Behind it, what is not kept has no part in a derivative of any order.
+    np.testing.assert_array_equal(elementwise.masked(keep, x, 0.5), [[1, 0.5], [0.5, -2]])
+    # Behind it, what is not masked has no part in a derivative of any order.
     args, one, none = [x], np.array([[1, 0], [0, 1]]), np.zeros((2, 2))
 
     def squares(x, keep=keep):
-        return elementwise.kept(keep, x, 3) ** 2
+        return elementwise.masked(keep, x, 3) ** 2
 
     gradient, pull = jax.vjp(jax.grad(lambda x: squares(x).sum()), x)
     np.testing.assert_array_equal(gradient, [[2, 0], [0, -4]])
@@ -145,8 +145,8 @@ def test_kept():
 @pytest.mark.parametrize("x", [1.0, jnp.array([[1, 2]]), jnp.array(jnp.nan)])
 def test_kept_leaves_alone_what_stands_for_all_places(x):
     x = jnp.asarray(x)
-    assert elementwise.kept(None, x) is x
-    assert elementwise.kept(jnp.zeros(2, bool), x) is x
+    assert elementwise.masked(None, x) is x
+    assert elementwise.masked(jnp.zeros(2, bool), x) is x
 
 
 ALL = [*((f, 1) for f in [*OF_ONE, elementwise.softplus]), *((f, 2) for f in OF_TWO)]
