@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 from jaxloss._base import norms, xla
 
@@ -59,6 +60,22 @@ def _lesser_jvp(primals, tangents):
 def masked(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
     """x where it takes part, and a harmless number elsewhere; one number for all places stays."""
     return x if where is None or where.ndim != x.ndim else jnp.where(where, x, fill)
+
+
+def masked_tree(where: ArrayLike, tree: Any, fill: float) -> Any:
+    """The tree with a number in the examples that take no part, as far as it is made of arrays."""
+    where = jnp.asarray(where)
+
+    def leaf(x: Any) -> Any:
+        shape = jnp.shape(x)
+        if where.dtype != bool or where.ndim > len(shape):
+            return x  # The caller refuses the mask once it has a loss for each example.
+        fits = all(a in (1, b) for a, b in zip(where.shape, shape, strict=False))
+        if not fits or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        return jnp.where(jnp.expand_dims(where, range(where.ndim, len(shape))), x, fill)
+
+    return jax.tree.map(leaf, tree)
 
 
 def silenced(weight: jax.Array, x: jax.Array) -> jax.Array:

@@ -321,13 +321,14 @@ def triplet_margin_with_distance_loss(
         )
     if not callable(distance_function):
         with checks.speaking_for(_WITH_DISTANCE):
-            rule = "be callable or None"
-            checks.fail(TypeError, "distance_function", rule, repr(distance_function))
+            checks.fail(
+                TypeError, "distance_function", "be callable or None", repr(distance_function)
+            )
     if where is not None:
         # Different numbers, between which a distance may be differentiated.
-        anchors = _kept_examples(where, anchors, 1)
-        positives = _kept_examples(where, positives, 2)
-        negatives = _kept_examples(where, negatives, 3)
+        anchors = elementwise.masked_tree(where, anchors, 1)
+        positives = elementwise.masked_tree(where, positives, 2)
+        negatives = elementwise.masked_tree(where, negatives, 3)
     return _of_distances(
         distance_function(anchors, positives),
         distance_function(anchors, negatives),
@@ -351,22 +352,6 @@ def _by_pairwise_distance(
     where: ArrayLike | None,
 ) -> jax.Array:
     return triplet_margin_loss(anchors, positives, negatives, margin=margin, swap=swap, where=where)
-
-
-def _kept_examples(where: ArrayLike, tree: Any, fill: float) -> Any:
-    """The tree with another number in the examples that take no part, as far as it has arrays."""
-    keep = jnp.asarray(where)
-
-    def leaf(x: Any) -> Any:
-        shape = jnp.shape(x)
-        if keep.dtype != bool or keep.ndim > len(shape):
-            return x  # Which is refused when the distances are there.
-        fits = all(a in (1, b) for a, b in zip(keep.shape, shape, strict=False))
-        if not fits or not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-            return x
-        return jnp.where(jnp.expand_dims(keep, range(keep.ndim, len(shape))), x, fill)
-
-    return jax.tree.map(leaf, tree)
 
 
 @public(domain={"margin": checks.POSITIVE}, name=_WITH_DISTANCE.function)
