@@ -499,8 +499,11 @@ BY_NAME = {loss.name: loss for loss in LOSSES}
 ROWWISE = [loss for loss in LOSSES if loss.rowwise]
 DOORS = [(loss, door) for loss in LOSSES for door in loss.doors()]
 DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
-# The core once, through torch's door where there is one.
-OUTERMOST = [(loss, list(loss.doors())[-1]) for loss in LOSSES]
+# Through torch's door where there is one, and through the core where that takes other inputs.
+OUTERMOST = [
+    *((loss, list(loss.doors())[-1]) for loss in LOSSES),
+    *((loss, "core") for loss in LOSSES if loss.as_torch is not Loss.as_torch),
+]
 OUTERMOST_IDS = [f"{loss}-{door}" for loss, door in OUTERMOST]
 LABELLED = [(loss, door) for loss, door in DOORS if loss.labels]
 CLASSES_MASKED = [loss for loss in LOSSES if loss.mask == "classes"]

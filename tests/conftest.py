@@ -1,7 +1,8 @@
 """Strictness for every test: no implicit promotion of dtypes or ranks, and 8 virtual devices.
 
-Most of the tests' time is compilation, so that by default the machine code is not optimised, which
-halves it. What XLA makes of the program, its passes over memory and its collectives are the same;
+Most of the tests' time is compilation, so that by default a program is compiled as one piece, whose
+machine code is not optimised: a third of the time. What XLA makes of the program, its passes over
+memory and its collectives are the same;
 `XLA_FLAGS=--xla_force_host_platform_device_count=8` tests with optimised code.
 """
 
@@ -12,8 +13,10 @@ from importlib import metadata
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"
     # Later versions have one emitter only.
-    + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10."),
+    + " --xla_cpu_use_fusion_emitters=false"
+    * metadata.version("jaxlib").startswith("0.10."),
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

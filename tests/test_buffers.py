@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import pickle
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_every_field_that_may_hold_an_array_is_among_these():
     assert len(BUFFERS) == 9
 
 
+@functools.cache
 def inputs(name):
     row = BY_NAME[ROWS[name]]
     args = row.as_torch(*row.inputs(seed=2))
@@ -99,14 +101,32 @@ def loss_of(module, name) -> Any:
 
 
 class Net(nnx.Module):
-    """A model that makes its loss, and the array in it, as it is made itself."""
+    """A model that makes every loss, with an array in each of its fields, as it is made itself."""
 
-    def __init__(self, name, field, value):
-        self.loss = made(jaxloss.nnx, name, **{field: value()})
+    def __init__(self):
+        for name, field in FIELDS:
+            value = jnp.asarray(VALUES[field])
+            setattr(self, f"{name}_{field}", made(jaxloss.nnx, name, **{field: value}))
         self.scale = nnx.Param(jnp.ones(()))
 
-    def __call__(self, name):
-        return self.scale[...] * self.loss(*inputs(name))
+    def losses(self):
+        return [(getattr(self, f"{name}_{field}"), name, field) for name, field in FIELDS]
+
+    def __call__(self):
+        return self.scale[...] * jnp.stack([loss(*inputs(name)) for loss, name, _ in self.losses()])
+
+
+@functools.cache
+def expected_losses():
+    """Those of numpy arrays in modules by themselves; each differs from that of the default."""
+    pairs = [(made(jaxloss.nnx, n, **{f: VALUES[f]}), made(jaxloss.nnx, n)) for n, f in FIELDS]
+    found = [
+        [np.asarray(module(*inputs(name))) for module in pair]
+        for pair, (name, _) in zip(pairs, FIELDS, strict=True)
+    ]
+    wanted, default = np.transpose(found)
+    assert np.all(wanted != default)
+    return wanted
 
 
 def restored(build, folder, abstract):
@@ -151,10 +171,8 @@ def assigned_in_a_program(build, folder):
 
     @nnx.jit
     def change(model):
-        for field in VALUES:
-            value = getattr(model.loss, field, None)
-            if isinstance(value, nnx.Variable):
-                setattr(model.loss, field, value[...] * 1)
+        for loss, _, field in model.losses():
+            setattr(loss, field, getattr(loss, field)[...] * 1)
 
     change(model)
     return model
@@ -181,52 +199,57 @@ WAYS = {
 }
 
 
+def parameters_of_their_own(state):
+    """Names of those that are no buffers and belong to no linear layer."""
+    paths = [path for path, _ in nnx.to_flat_state(state) if "linear" not in path]
+    return ["/".join(map(str, path)) for path in paths]
+
+
 @pytest.mark.parametrize("way", WAYS)
-@each_field
-def test_nnx_arrays_survive(name, field, way, tmp_path):
-    def build():
-        return Net(name, field, lambda: jnp.asarray(VALUES[field]))
-
-    wanted = made(jaxloss.nnx, name, **{field: VALUES[field]})(*inputs(name))
-    assert wanted != made(jaxloss.nnx, name)(*inputs(name))
-    net = WAYS[way](build, tmp_path)
+def test_nnx_arrays_survive(way, tmp_path):
+    net = WAYS[way](Net, tmp_path)
     held = nnx.to_pure_dict(nnx.state(net, jaxloss.nnx.Buffer))
-    np.testing.assert_array_equal(held["loss"].pop(field), VALUES[field])
-    assert held == {"loss": {}}
-    assert not {field} & {path[-1] for path, _ in nnx.to_flat_state(nnx.state(net, nnx.Param))} - (
-        {"weight"} if name == "LinearCrossEntropyLoss" else set()
-    )
-    np.testing.assert_allclose(net(name), wanted, rtol=1e-6)
+    for name, field in FIELDS:
+        own = held.pop(f"{name}_{field}")
+        np.testing.assert_array_equal(own.pop(field), VALUES[field])
+        assert own == {}, name
+    assert held == {}
+    assert parameters_of_their_own(nnx.state(net, nnx.Param)) == ["scale"]
+    np.testing.assert_allclose(net(), expected_losses(), rtol=1e-6)
 
 
-@each_field
-def test_nnx_arrays_in_the_transforms_of_a_train_step(name, field):
-    net = Net(name, field, lambda: jnp.asarray(VALUES[field]))
+def test_nnx_arrays_in_the_transforms_of_a_train_step():
+    net = Net()
     before = jax.device_get(nnx.to_pure_dict(nnx.state(net, jaxloss.nnx.Buffer)))
     optimizer = nnx.Optimizer(
-        net, optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)), wrt=nnx.Param
+        net, optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.001)), wrt=nnx.Param
     )
 
     def step(net, optimizer):
-        loss, gradient = nnx.value_and_grad(lambda net: net(name))(net)
+        def total(net):
+            losses = net()
+            return losses.sum(), losses
+
+        gradient, losses = nnx.grad(total, has_aux=True)(net)
         optimizer.update(net, gradient)
-        return loss
+        return losses
 
     losses = [nnx.jit(step)(net, optimizer)]
     losses.append(nnx.cached_partial(nnx.jit(step), net, optimizer)())
-    losses.append(nnx.remat(lambda net: net(name))(net))
+    losses.append(nnx.remat(lambda net: net())(net))
 
     @nnx.scan(in_axes=(nnx.Carry, None), out_axes=(nnx.Carry, 0), length=2)
     def scanned(carry, net):
-        return carry, net(name)
+        return carry, net()
 
     @nnx.vmap(in_axes=(None, 0))
     def mapped(net, x):
-        return net(name) + x
+        return net() + x
 
     losses += [*scanned(0.0, net)[1], *mapped(net, jnp.zeros(2))]
-    assert losses[0] != losses[1] != losses[2]
-    np.testing.assert_allclose(losses[2:], [net(name)] * 5, rtol=1e-6)
+    assert np.all(losses[0] != losses[1])
+    assert np.all(losses[1] != losses[2])
+    np.testing.assert_allclose(losses[2:], [net()] * 5, rtol=1e-6)
     after = nnx.to_pure_dict(nnx.state(net, jaxloss.nnx.Buffer))
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
@@ -293,13 +316,14 @@ def test_fields_read_as_arrays(door, name, field):
 
 
 @BOTH
-@each_field
-def test_arrays_of_a_module_made_in_a_program(door, name, field):
+def test_arrays_of_a_module_made_in_a_program(door):
     """In Linen a module belongs to the program, which may lift it and give its loss."""
-    value = jnp.asarray(VALUES[field])
-    wanted = loss_of(made(door, name, **{field: VALUES[field]}), name)
-    found = jax.jit(lambda x: loss_of(made(door, name, **{field: x}), name))(value)
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+    def losses(values):
+        return [loss_of(made(door, n, **{f: values[f]}), n) for n, f in FIELDS]
+
+    found = jax.jit(losses)(jax.tree.map(jnp.asarray, VALUES))
+    np.testing.assert_allclose(found, losses(VALUES), rtol=1e-6)
 
 
 @each_field
@@ -315,26 +339,32 @@ def test_linen_modules_with_arrays(name, field):
         assert copied == module
         np.testing.assert_array_equal(loss_of(copied, name), wanted)
 
-    class Lifted(nn.Module):
-        """Makes its loss where it is traced, and lifts it."""
 
-        lift: Any
+class Lifted(nn.Module):
+    """Makes every loss where it is traced, and lifts it."""
 
-        @nn.compact
-        def __call__(self, *args):
+    lift: Any
+
+    @nn.compact
+    def __call__(self):
+        found = []
+        for name, field in FIELDS:
             sizes = (5, 5) if name == "LinearCrossEntropyLoss" else ()
-            options = OPTIONS.get(name, {}) | {field: jnp.asarray(value)}
-            return self.lift(getattr(jaxloss.linen, name))(*sizes, **options)(*args)
+            options = OPTIONS.get(name, {}) | {field: jnp.asarray(VALUES[field])}
+            lifted = self.lift(getattr(jaxloss.linen, name))(*sizes, **options)
+            found.append(lifted(*inputs(name)))
+        return jnp.stack(found)
 
-    args = inputs(name)
-    for lift in (lambda cls: cls, nn.jit, nn.remat):
-        variables = jax.jit(Lifted(lift).init)(jax.random.key(0), *args)
-        found: Any = [
-            f(variables, *args) for f in (Lifted(lift).apply, jax.jit(Lifted(lift).apply))
-        ]
-        np.testing.assert_allclose(found, [found[0]] * 2, rtol=1e-6)
-        if name != "LinearCrossEntropyLoss":  # Its parameters depend on the name of the module.
-            np.testing.assert_allclose(found[0], wanted, rtol=1e-6)
+
+@pytest.mark.parametrize("lift", [lambda cls: cls, nn.jit, nn.remat], ids=["plain", "jit", "remat"])
+def test_linen_modules_with_arrays_are_lifted(lift):
+    module = Lifted(lift)
+    variables = jax.jit(module.init)(jax.random.key(0))
+    found: Any = [f(variables) for f in (module.apply, jax.jit(module.apply))]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+    # The parameters of linear layers depend on the name of the module.
+    own = np.array([name != "LinearCrossEntropyLoss" for name, _ in FIELDS])
+    np.testing.assert_allclose(found[0][own], expected_losses()[own], rtol=1e-6)
 
 
 @BOTH

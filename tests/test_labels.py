@@ -13,20 +13,23 @@ BAD = [-1, C, -C, -2, 2**31 - 1, -(2**31)]
 LABELLED_IDS = [f"{loss}-{door}" for loss, door in LABELLED]
 
 
-@pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize(("loss", "door"), LABELLED, ids=LABELLED_IDS)
-def test_bad_label_is_nan_in_its_example_alone(loss, door, bad):
+def test_bad_label_is_nan_in_its_example_alone(loss, door):
     call = loss.doors()[door]
     x, y = loss.inputs(seed=1)
-    wrong = y.at[2].set(bad)
     others = np.arange(N) != 2
-    value = np.asarray(call(x, wrong))
-    assert np.isnan(value[2])
-    np.testing.assert_array_equal(value[others], np.asarray(call(x, y))[others])
-    gradient = np.asarray(jax.grad(lambda x: call(x, wrong).sum())(x))
-    assert np.all(np.isnan(gradient[2]))
-    fine = np.asarray(jax.grad(lambda x: call(x, y).sum())(x))
-    np.testing.assert_allclose(gradient[others], fine[others], rtol=1e-6)
+
+    @jax.jit
+    def both(x, y):
+        return call(x, y), jax.grad(lambda x: call(x, y).sum())(x)
+
+    wanted, fine = map(np.asarray, both(x, y))
+    for bad in BAD:
+        value, gradient = map(np.asarray, both(x, y.at[2].set(bad)))
+        assert np.isnan(value[2]), bad
+        np.testing.assert_array_equal(value[others], wanted[others], err_msg=f"{bad}")
+        assert np.all(np.isnan(gradient[2])), bad
+        np.testing.assert_allclose(gradient[others], fine[others], rtol=1e-6, err_msg=f"{bad}")
 
 
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16, jnp.uint32])

@@ -1,13 +1,11 @@
 """Masked means absent: the same as deleted, whatever the masked entries hold."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import BY_NAME, CLASSES_MASKED, LOSSES, ROWWISE, UNREDUCED, C, N, arrays
-from hlo import optimised
+from hlo import cost, optimised
 
 import jaxloss
 from jaxloss import functional as F
@@ -28,23 +26,39 @@ def poisoned(loss, args, where, value):
     return tuple(overwritten(a) for a in args)
 
 
-def everything(loss, where, options):
+def derivatives(loss, options):
     """Value, gradients, forward derivative and Hessian of a masked loss, as one program."""
 
-    def value(*args):
+    def value(where, *args):
         return getattr(jaxloss, loss.core)(*args, **arrays(options), where=where)
 
     @jax.jit
-    def run(*args):
+    def run(where, *args):
         def forward(*floats):
             given = dict(zip(loss.floats, floats, strict=True))
-            return value(*(given.get(p, a) for p, a in enumerate(args)))
+            return value(where, *(given.get(p, a) for p, a in enumerate(args)))
 
         floats = tuple(args[p] for p in loss.floats)
-        gradients = jax.grad(lambda *a: value(*a).sum(), loss.floats)(*args)
-        _, tangent = jax.jvp(forward, floats, tuple(map(jnp.ones_like, floats)))
-        hessian = jax.hessian(lambda x: value(x, *args[1:]).sum())(args[0])
-        return value(*args), gradients, tangent, hessian
+        losses, tangent = jax.jvp(forward, floats, tuple(map(jnp.ones_like, floats)))
+        positions = range(len(floats))
+        gradients = jax.grad(lambda *floats: forward(*floats).sum(), positions)(*floats)
+        hessian = jax.hessian(lambda x: value(where, x, *args[1:]).sum())(args[0])
+        return losses, gradients, tangent, hessian
+
+    return run
+
+
+def value_and_gradients(loss, options):
+    """The same without a mask, as what it is compared with."""
+
+    @jax.jit
+    def run(*args):
+        def total(*args):
+            losses = getattr(jaxloss, loss.core)(*args, **arrays(options))
+            return losses.sum(), losses
+
+        (_, losses), gradients = jax.value_and_grad(total, loss.floats, has_aux=True)(*args)
+        return losses, gradients
 
     return run
 
@@ -52,13 +66,13 @@ def everything(loss, where, options):
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_masked_examples_are_absent(loss):
     args, where = loss.inputs(seed=1), loss.where(KEPT)
-    masked = everything(loss, where, loss.options)
+    masked = derivatives(loss, loss.options)
     per_row = [loss.rowwise or p != 1 for p in range(len(args))]
     fewer = (a[KEPT] if own else a for a, own in zip(args, per_row, strict=True))
-    losses, gradients, _, _ = everything(loss, None, loss.options)(*fewer)
+    losses, gradients = value_and_gradients(loss, loss.options)(*fewer)
     for poison in POISON:
         bad = poisoned(loss, args, np.asarray(where), poison)
-        value, slopes, tangent, hessian = masked(*bad)
+        value, slopes, tangent, hessian = masked(where, *bad)
         np.testing.assert_array_equal(value[~KEPT], 0)
         np.testing.assert_allclose(value[KEPT], losses, rtol=1e-5, atol=1e-7)
         for p, mine, wanted in zip(loss.floats, slopes, gradients, strict=True):
@@ -70,6 +84,23 @@ def test_masked_examples_are_absent(loss):
         np.testing.assert_array_equal(hessian[~KEPT], 0)
         assert np.all(np.isfinite(tangent))
         assert np.all(np.isfinite(hessian))
+    if loss.rowwise:
+        check_that_nothing_takes_part(loss, masked)
+
+
+def check_that_nothing_takes_part(loss, masked):
+    """Nor a row, nor what all rows have in common; also as one mask for all of them."""
+    args = tuple(jnp.full_like(a, jnp.nan) if a.dtype.kind == "f" else a for a in loss.inputs())
+    none = loss.where(np.zeros(N, bool))
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), masked(none, *args))
+
+    @jax.jit
+    def common(*args):
+        return jax.value_and_grad(
+            lambda *args: loss.losses(*args, where=none[:1]).sum(), loss.floats
+        )(*args)
+
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), common(*args))
 
 
 ELEMENTWISE = [
@@ -85,10 +116,10 @@ def test_masked_elements_are_absent(loss):
     each = {k: np.full(args[0].shape, v) for k, v in loss.options.items() if isinstance(v, float)}
     plain = {**loss.options, **each}
     bad = {k: np.where(where, v, np.nan) for k, v in each.items()}
-    value, gradients, tangent, _ = everything(loss, None, plain)(*args)
-    masked = everything(loss, jnp.asarray(where), {**plain, **bad})
+    value, gradients, tangent, _ = derivatives(loss, plain)(None, *args)
+    masked = derivatives(loss, {**plain, **bad})
     for poison in POISON:
-        found = masked(*poisoned(loss, args, where, poison))
+        found = masked(jnp.asarray(where), *poisoned(loss, args, where, poison))
         for mine, wanted in zip((found[0], *found[1]), (value, *gradients), strict=True):
             np.testing.assert_allclose(mine, np.where(where, wanted, 0), rtol=1e-6, atol=1e-7)
             np.testing.assert_array_equal(mine[~where], 0)
@@ -160,8 +191,7 @@ def test_a_mask_costs_its_own_bytes(name):
         def total(x, where, *others):
             return f(x, *others, where=where).sum()
 
-        program: Any = optimised(jax.value_and_grad(total), x, where, *args)
-        return program.cost_analysis()["bytes accessed"]
+        return cost(optimised(jax.value_and_grad(total), x, where, *args), "bytes accessed")
 
     args = (x,) * (count - 1)
     least = (2 * count + 3) * x.nbytes
@@ -191,31 +221,17 @@ def test_masked_classes_are_absent(loss):
     options = {
         name: v[keep] if isinstance(v, np.ndarray) else v for name, v in loss.options.items()
     }
-    masked = everything(loss, jnp.asarray(where), loss.options)
-    deleted = everything(loss, None, options)(*fewer)
+    masked = derivatives(loss, loss.options)
+    deleted = value_and_gradients(loss, options)(*fewer)
     for poison in POISON:
-        value, gradients, tangent, hessian = masked(*poisoned_classes(args, where, poison))
+        bad = poisoned_classes(args, where, poison)
+        value, gradients, tangent, hessian = masked(jnp.asarray(where), *bad)
         np.testing.assert_allclose(value, deleted[0], rtol=1e-5, atol=1e-7)
         for mine, wanted in zip(gradients, deleted[1], strict=True):
             np.testing.assert_array_equal(np.asarray(mine)[~where], 0)
             np.testing.assert_allclose(np.asarray(mine)[:, keep], wanted, rtol=1e-5, atol=1e-7)
         assert np.all(np.isfinite(tangent))
         assert np.all(np.isfinite(hessian))
-
-
-@pytest.mark.parametrize("loss", ROWWISE, ids=str)
-def test_nothing_takes_part(loss):
-    args = tuple(jnp.full_like(a, jnp.nan) if a.dtype.kind == "f" else a for a in loss.inputs())
-    none = loss.where(np.zeros(N, bool))
-    for where in (none, none[:1]):
-
-        def f(*a, where=where):
-            return loss.losses(*a, where=where).sum()
-
-        assert f(*args) == 0
-        for gradient in jax.grad(f, loss.floats)(*args):
-            np.testing.assert_array_equal(gradient, 0)
-        np.testing.assert_array_equal(jax.hessian(f)(*args), 0)
 
 
 def test_label_of_a_masked_class_is_a_bad_label():
@@ -237,23 +253,27 @@ IGNORING = {
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 2])
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", IGNORING)
-def test_ignored_is_deleted(name, reduction, ignore_index):
+def test_ignored_is_deleted(name, ignore_index):
     loss, f = BY_NAME[name], IGNORING[name]
     x, y = loss.inputs(seed=3)
     y = jnp.where(y == 2, 0, y)
     bad_x, bad_y = jnp.where(KEPT[:, None], x, jnp.nan), jnp.where(KEPT, y, ignore_index)
-    options = {**loss.torch_options, "reduction": reduction, "ignore_index": ignore_index}
 
-    def total(x, y):
-        return f(x, y, **options).sum()
+    @jax.jit
+    def run(x, y):
+        def total(x, reduction):
+            options = {**loss.torch_options, "reduction": reduction, "ignore_index": ignore_index}
+            return f(x, y, **options).sum()
 
-    np.testing.assert_allclose(total(bad_x, bad_y), total(x[KEPT], y[KEPT]), rtol=1e-6)
-    gradient = np.asarray(jax.grad(total)(bad_x, bad_y))
-    np.testing.assert_array_equal(gradient[~KEPT], 0)
-    wanted = jax.grad(total)(x[KEPT], y[KEPT])
-    np.testing.assert_allclose(gradient[KEPT], wanted, rtol=1e-5, atol=1e-7)
+        return [jax.value_and_grad(total)(x, how) for how in ("none", "mean", "sum")]
+
+    for (value, slope), (wanted, slopes) in zip(
+        run(bad_x, bad_y), run(x[KEPT], y[KEPT]), strict=True
+    ):
+        np.testing.assert_allclose(value, wanted, rtol=1e-6)
+        np.testing.assert_array_equal(slope[~KEPT], 0)
+        np.testing.assert_allclose(slope[KEPT], slopes, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("f", [F.cross_entropy, F.nll_loss], ids=lambda f: f.__name__)
@@ -266,12 +286,21 @@ def test_mean_of_nothing_is_nan_with_gradient_0(f, weight):
     assert f(x, y, weight, reduction="sum") == 0
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_empty_batch(reduction):
-    for loss in ROWWISE:
-        if loss.torch and loss.torch not in UNREDUCED:
-            args = tuple(a[:0] for a in loss.inputs())
-            value = loss.functional(*args, reduction=reduction)
-            assert np.isnan(value) if reduction == "mean" else value == 0
-        assert loss.losses(*(a[:0] for a in loss.inputs())).size == 0
+def test_empty_batch():
     assert jaxloss.reduce(jnp.zeros(0)) == 0
+    reduced = [loss for loss in ROWWISE if loss.torch and loss.torch not in UNREDUCED]
+
+    @jax.jit
+    def run():
+        args = {loss.name: [a[:0] for a in loss.inputs()] for loss in ROWWISE}
+        losses = [loss.losses(*args[loss.name]) for loss in ROWWISE]
+        means, sums = (
+            [loss.functional(*args[loss.name], reduction=how) for loss in reduced]
+            for how in ("mean", "sum")
+        )
+        return losses, means, sums
+
+    losses, means, sums = run()
+    assert not any(x.size for x in losses)
+    assert np.all(np.isnan(means))
+    np.testing.assert_array_equal(sums, 0)

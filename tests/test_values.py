@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import CLASSES_MASKED, DOOR_IDS, DOORS, LOSSES, arrays, as_input
+from cases import CLASSES_MASKED, LOSSES, arrays, as_input
+from hlo import optimised
 
 import jaxloss
 from jaxloss import functional as F
@@ -22,27 +23,34 @@ def expected(loss, args, **more):
     return getattr(oracle, loss.core)(*map(np.asarray, args), **options, **more)
 
 
-@pytest.mark.parametrize(("loss", "door"), DOORS, ids=DOOR_IDS)
-def test_float64(loss, door, x64):
-    args = loss.inputs(np.float64, seed=1)
-    value = loss.doors()[door](*args)
-    assert value.dtype == jnp.float64
-    np.testing.assert_allclose(value, expected(loss, args), rtol=1e-12, atol=1e-14)
+def through_all_doors(loss, args):
+    """As optimised code, which could break a compensated sum or a mantissa."""
 
+    def program(*args):
+        return {door: call(*args) for door, call in loss.doors().items()}
 
-@pytest.mark.parametrize(("loss", "door"), DOORS, ids=DOOR_IDS)
-def test_float32(loss, door):
-    args = loss.inputs(np.float32, seed=2)
-    value = loss.doors()[door](*args)
-    assert value.dtype == jnp.float32
-    exact = expected(loss, [np.asarray(a, np.float64) if a.dtype.kind == "f" else a for a in args])
-    np.testing.assert_allclose(value, exact, rtol=4 * ULP, atol=4 * ULP * np.abs(exact).max())
+    return optimised(program, *args)(*args)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_shape_is_one_loss_per_example(loss):
-    args = loss.inputs()
-    assert loss.losses(*args).shape == expected(loss, args).shape
+def test_float64(loss, x64):
+    args = loss.inputs(np.float64, seed=1)
+    wanted = expected(loss, args)
+    for door, value in through_all_doors(loss, args).items():
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, wanted, rtol=1e-12, atol=1e-14, err_msg=door)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_float32(loss):
+    args = loss.inputs(np.float32, seed=2)
+    exact = expected(loss, [np.asarray(a, np.float64) if a.dtype.kind == "f" else a for a in args])
+    error = {"rtol": 4 * ULP, "atol": 4 * ULP * np.abs(exact).max()}
+    for door, value in through_all_doors(loss, args).items():
+        assert value.dtype == jnp.float32
+        assert value.shape == exact.shape
+        np.testing.assert_allclose(value, exact, **error, err_msg=door)
+    np.testing.assert_allclose(loss.losses(*args), exact, **error)  # By itself, as it is called.
 
 
 UNWEIGHTED = [loss for loss in CLASSES_MASKED if "class_weights" not in loss.options]
