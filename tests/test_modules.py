@@ -268,6 +268,15 @@ def test_constructor_refuses_sizes_that_are_none(door):
             getattr(door, cls)(*sizes, **more)
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("LinearCrossEntropyLoss", (3, 4)), ("AdaptiveLogSoftmaxWithLoss", (3, 4, [2]))],
+)
+def test_rngs_that_are_none_are_refused(name, sizes):
+    with pytest.raises(TypeError, match=f"{name}: `rngs` must be a `flax.nnx.Rngs`, got int"):
+        getattr(jaxloss.nnx, name)(*sizes, rngs=0)
+
+
 @BOTH
 @pytest.mark.parametrize("weight", [[1.0, 2.0, 4.0], (1.0, 2.0, 4.0), np.array([1.0, 2.0, 4.0])])
 def test_weights_may_be_what_numpy_takes(door, weight):
