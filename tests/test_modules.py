@@ -270,7 +270,7 @@ def test_constructor_refuses_sizes_that_are_none(door):
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("LinearCrossEntropyLoss", (3, 4)), ("AdaptiveLogSoftmaxWithLoss", (3, 4, [2]))],
+    [("LinearCrossEntropyLoss", (3, 4)), ("AdaptiveLogSoftmaxWithLoss", (4, 4, [2]))],
 )
 def test_rngs_that_are_none_are_refused(name, sizes):
     with pytest.raises(TypeError, match=f"{name}: `rngs` must be a `flax.nnx.Rngs`, got int"):
