@@ -1,4 +1,21 @@
-"""The cellar: every idiom whose only purpose is to persuade JAX or XLA."""
+"""The cellar: every idiom whose only purpose is to persuade JAX or XLA.
+
+Each says what happens without it, what it is worth, and when it may go. `tests/test_xla.py` shows
+each beside what one would write instead: the day that does as well, the test fails.
+
+What they answer to, on a CPU. A sum of XLA's takes in what it adds up if that is a chain of
+arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A selection (`where`) is
+stored first, and so is whatever has a second user: an error that the gradient needs as well, and
+even a constant or a number per row that both broadcast to the full shape. So values are chains of
+arithmetic, with one selection at the end if need be; derivatives are closed forms of the inputs,
+and write in another way what the value computes as well; and what costs more to compute twice, as
+exponentials do, is stored once for both.
+
+Figures are those of a value and its gradient in float32: on a CPU, with JAX 0.10.2, the time and
+XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e the
+cycles that XLA estimates, on an H100 the bytes of its kernels and the memory. Where a chip is not
+named no difference was found, or nothing measured.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +32,13 @@ T = TypeVar("T")
 
 @jax.custom_jvp
 def opaque(x: jax.Array) -> jax.Array:
-    """x behind an operation that XLA does not look through.
+    """x behind an operation that XLA does not look through; -inf becomes the least number.
 
-    It would contract the product that made x with the sum that takes it, and so leave out its
-    rounding, or gather the constant factors of two such products: 1e20 twice, which overflows.
+    Without it XLA contracts the product that made x with the sum that takes it, and so leaves out
+    its rounding; or, in JAX 0.10, it gathers the constant factors of two such products: 1e20
+    twice, which overflows. `lax.optimization_barrier` does not prevent the first in JAX 0.10, and
+    ends the fusion: with it cosines take 1.4 of the cycles of a TPU, 400 MB for two inputs of 200,
+    and read and write 1.5 of the bytes on an H100. It may go when XLA rounds as written.
     """
     return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
@@ -32,8 +52,10 @@ def _opaque_jvp(primals, tangents):
 def recomputed(x: jax.Array) -> jax.Array:
     """x in another expression, for a derivative whose parts the value computes as well.
 
-    Computed twice from x they take less time than stored once and read twice; the compiler would
-    recognise and store them.
+    Computed twice from x they take less time than stored once and read twice, but the compiler
+    recognises and stores them. For distances of (4096, 1000) that is 16 MB where there were none,
+    and 1.1 of the bytes, on a CPU; on a TPU 200 MB for (65536, 768), though 0.8 of the cycles. It
+    may go when XLA makes again what is cheap to make.
     """
     return opaque(x)
 
@@ -41,7 +63,9 @@ def recomputed(x: jax.Array) -> jax.Array:
 def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:
     """x - y in another expression, where `recomputed` is itself taken for worth storing.
 
-    That is where a sum takes it and nothing else does: in arithmetic alone no term is stored.
+    That is where a sum takes it and nothing else does: in arithmetic alone no term is stored. As
+    x - y in the smoothed cross entropy of (4096, 1000) it takes 16 MB where there were none, and
+    1.25 of the bytes, on a CPU. It may go with `recomputed`.
     """
     return x + -y
 
