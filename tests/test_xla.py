@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from derivatives import check
 from hlo import optimised
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxloss._base import xla
 
@@ -118,3 +121,135 @@ def test_recomputed_difference_is_the_difference(dtype):
     y = np.array([1, 2e-30, 0, -0.0, inf, 2, 2, 0.5], dtype)
     one, nothing = np.ones_like(x), np.zeros_like(x)
     check(xla.recomputed_difference, [x, y], x - y, [one, -one], [[nothing] * 2] * 2)
+
+
+# true_like, filled
+
+
+def gradient_of_blocks(losses):
+    """The gradient through a loop over blocks, as `lax.scan` differentiates it."""
+
+    def total(x):
+        return lax.scan(lambda so_far, x: (so_far + losses(x), None), 0.0, x)[0]
+
+    return jax.grad(total)
+
+
+def exponentials(present, filled, x):
+    """Σ exp(x) of what is present, with a rule that asks for the same numbers."""
+
+    @jax.custom_jvp
+    def total(x, present):
+        return jnp.sum(jnp.where(present, jnp.exp(x), 0))
+
+    @total.defjvp
+    def _(primals, tangents):
+        x, present = primals
+        return total(*primals), jnp.sum(filled(present, jnp.exp(x), 0) * tangents[0])
+
+    return total(x, present(x[:, :1]))
+
+
+def true_array(x):
+    return jnp.ones_like(x, bool)
+
+
+def positive(x):
+    return x > 0
+
+
+@pytest.mark.parametrize(
+    ("tricks", "control"),
+    [
+        ((xla.true_like, xla.filled), (true_array, xla.filled)),
+        ((positive, xla.filled), (positive, jnp.where)),
+    ],
+    ids=["true_like", "filled"],
+)
+def test_nothing_constant_leaves_a_loop(tricks, control):
+    less, more = (
+        cost(gradient_of_blocks(functools.partial(exponentials, *f)), BLOCKS)
+        for f in (tricks, control)
+    )
+    assert np.all(more > less + 0.9)  # An array more, and it is read.
+
+
+def test_true_like():
+    def asks(f):
+        program = jax.make_jaxpr(f)(x).jaxpr
+        return any(program.invars[0] in step.invars for step in program.eqns)
+
+    def equal(x):
+        return x == x
+
+    x = jnp.array([[-inf, -1, 0], [1, inf, nan]])
+    for f in (xla.true_like, jax.jit(xla.true_like), jax.vmap(xla.true_like)):
+        found = f(x)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, np.ones(x.shape))
+    # Not known to JAX, but to XLA.
+    assert asks(xla.true_like)
+    assert not asks(true_array)
+    assert "compare(" not in text(xla.true_like, x)
+    assert "compare(" in text(equal, x)
+
+
+@pytest.mark.parametrize("fill", [0, -2.5, inf])
+def test_filled(fill, dtype):
+    x = np.array([-inf, -3, -0.0, 0, 2, inf, nan, 7], dtype)
+    condition = np.array([0, 1, 0, 1, 0, 1, 0, 1], bool)
+    slope = condition.astype(dtype)
+    check(
+        lambda x, c: xla.filled(c != 0, x, fill),
+        [x, slope],
+        np.where(condition, x, fill),
+        [slope, 0 * slope],
+        [[0 * slope] * 2] * 2,
+    )
+
+
+@pytest.mark.parametrize("shape", [(16, 4), (16, 1), (1, 4), (1, 1)])
+def test_a_filling_is_sharded_as_it_must(shape):
+    kind = mesh(AxisType.Explicit)
+    with jax.set_mesh(kind):
+        x = jax.device_put(jnp.ones((16, 4)), NamedSharding(kind, P("d")))
+        spec = P("d" if shape[0] > 1 else None)
+        condition = jax.device_put(jnp.zeros(shape, bool), NamedSharding(kind, spec))
+        found = jax.jit(lambda c, x: xla.filled(c, x, 2))(condition, x)
+        assert jax.typeof(found).sharding.spec == P("d", None)
+        np.testing.assert_array_equal(found, 2)
+        # The control: of an array the shape is not enough.
+        with pytest.raises(Exception, match="shardings"):
+            jax.jit(lambda x: jnp.where(x > 0, x, jnp.full(x.shape, 2.0)))(x)
+
+
+# nan_where
+
+
+def literal_nan(bad, x):
+    return jnp.where(bad, jnp.nan, x)
+
+
+def test_nan_where_debugged():
+    good, bad, x = jnp.array([False, False]), jnp.array([False, True]), jnp.ones(2)
+    with jax.debug_nans(True), jax.disable_jit():
+        for f in (xla.nan_where, jax.vmap(xla.nan_where)):
+            np.testing.assert_array_equal(f(good, x), x)
+        slope = jax.grad(lambda x: jnp.sum(xla.nan_where(good, x) ** 2))(x)
+        np.testing.assert_array_equal(slope, 2 * x)
+        for f, condition in ((xla.nan_where, bad), (literal_nan, bad), (literal_nan, good)):
+            with pytest.raises(FloatingPointError):
+                f(condition, x)
+
+
+def test_nan_where(dtype):
+    x = np.array([-inf, -2, 0, 3, inf, 5], dtype)
+    bad = np.array([0, 0, 0, 0, 0, 1], dtype)
+    check(
+        lambda x, bad: xla.nan_where(bad != 0, x),
+        [x, bad],
+        np.where(bad, nan, x),
+        [1 - bad, 0 * bad],
+        [[0 * bad] * 2] * 2,
+    )
+    assert xla.nan_where(jnp.array(True), jnp.bfloat16(1)).dtype == jnp.bfloat16

@@ -73,8 +73,11 @@ def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:
 def true_like(x: jax.Array) -> jax.Array:
     """True in the shape of x, a constant for XLA but not for JAX.
 
-    Differentiation moves what does not change out of a `lax.scan`, and so would store what is made
-    of a constant for all its steps.
+    What does not change JAX moves out of a `lax.scan` that it differentiates, and so what is made
+    of `jnp.ones_like` is stored before the loop, where XLA cannot fold it. In
+    `F.linear_cross_entropy` of 2048 examples and 8192 classes that is 2.8 of the memory and 1.5 of
+    the bytes on a CPU, 2.0 of the memory on an H100; in a loop over blocks of cross entropy 1.14
+    and 1.16 on a CPU. It may go when JAX moves only what is costly to make.
     """
     return (x == x) | True
 
@@ -82,8 +85,11 @@ def true_like(x: jax.Array) -> jax.Array:
 def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
     """`jnp.where` with a number, which in the body of a loop takes no memory.
 
-    Differentiation moves what does not change out of a `lax.scan`, and so would store the number
-    in the full shape. Made of the condition it stays inside, where the compiler folds it.
+    `jnp.where` lays the number out in the full shape, and JAX moves that out of the loop and stores
+    it, as with `true_like`. Made of the condition it stays inside, where XLA folds it. Without it
+    `F.linear_cross_entropy` takes 2.6 of the memory and 1.4 of the bytes on a CPU, 1.8 of the
+    memory on an H100; a loop over blocks of cross entropy 1.2 and 1.14 on a CPU. It may go with
+    `true_like`.
     """
     nothing = ~true_like(jnp.any(condition))  # One number: arrays would have to be sharded as x.
     return jnp.where(condition, x, nothing.astype(x.dtype) + fill)
@@ -92,8 +98,9 @@ def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
 def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
     """x, and NaN where it is bad.
 
-    The NaN is made there only, as infinity times 0: `jax_debug_nans` takes a literal one, which
-    `jax_disable_jit` makes an array, for a fault.
+    The NaN is made there only, as infinity times 0. A literal one becomes an array under
+    `jax_disable_jit`, and `jax_debug_nans` takes that for a fault of valid input. It costs nothing,
+    and may go when JAX looks at results only.
     """
     nan = jnp.where(bad, jnp.inf, 0).astype(x.dtype) * 0
     return jnp.where(bad, nan, x)
