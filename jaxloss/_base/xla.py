@@ -109,7 +109,10 @@ def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
 def shortcut(attempt: Callable[[], tuple[jax.Array, T]], careful: Callable[[], T]) -> T:
     """What `attempt` gives, if it says that it is right, or else `careful`.
 
-    Only on a CPU, whose programs branch for nothing; elsewhere `careful` is always taken.
+    Only on a CPU, whose programs branch for nothing: distances and cosines that are always careful
+    take 2.0 of the time there. A branch elsewhere ends a fusion, and the inputs are read once more:
+    1.3 and 1.6 of the cycles of a TPU, and 2 to 4 kernels more on a GPU. Under `jax.vmap` both are
+    computed. It may go when one pass gives a norm that does not overflow.
     """
 
     def attempted():
@@ -124,9 +127,10 @@ def sum_where(
 ) -> jax.Array:
     """total(rows & x), for rows that are known after another sum.
 
-    On a CPU a second sum takes a loop of its own (1.4 of the time of cross entropy with class
-    probabilities). Where a sum needs another one first, a TPU reads everything anew (1.2 of the
-    cycles).
+    Cross entropy with class probabilities shows what either form costs. On a CPU a second sum takes
+    a loop of its own, with what it sums stored: twice the memory, 1.3 of the bytes, 1.1 to 1.4 of
+    the time. Where a sum needs another one first, the others read everything anew: 1.2 of the
+    cycles of a TPU, 1.2 of the bytes on an H100. It may go when one form is best on all.
     """
     return lax.platform_dependent(
         cpu=lambda: total(rows & x),
