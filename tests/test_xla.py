@@ -15,6 +15,7 @@ import pytest
 from derivatives import check
 from hlo import optimised
 from jax import lax
+from jax.custom_derivatives import linear_call
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -353,3 +354,90 @@ def test_sum_where(f):
     np.testing.assert_allclose(rows, wanted, rtol=1e-6)
     slope = jax.grad(lambda x: jnp.sum(g(x, labels)))(x)
     np.testing.assert_allclose(slope, labels, rtol=1e-6)
+
+
+# linear, tied
+
+
+ORDER = np.random.default_rng(0).permutation(64)
+
+
+def taken(x, order):
+    return x.at[order].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def permuted(linear, x):
+    return linear(
+        lambda orders, x: taken(x, orders[0]),
+        lambda orders, x: taken(x, orders[1]),
+        (ORDER, np.argsort(ORDER)),
+        x,
+        x,
+    )
+
+
+def automatic(f, transpose, given, x, like):
+    return f(given, x)
+
+
+def called(f, transpose, given, x, like):
+    return linear_call(f, transpose, given, x)
+
+
+def test_the_transpose_is_the_one_by_hand():
+    def pull(linear, x):
+        return jax.vjp(functools.partial(permuted, linear), x)[1](x)[0]
+
+    def twice(linear, x):
+        def slope(x):
+            return jax.grad(lambda x: jnp.sum(permuted(linear, x) ** 3))(x)
+
+        return jax.grad(lambda x: jnp.sum(slope(x)))(x)
+
+    def batch(linear, x):
+        return jax.vmap(functools.partial(pull, linear), 1, 1)(x)
+
+    for way in (pull, twice, batch):
+        by_hand, control = (text(functools.partial(way, f), X) for f in (xla.linear, automatic))
+        assert " scatter(" not in by_hand
+        assert " scatter(" in control
+        x = jnp.arange(X.size, dtype=jnp.float32).reshape(X.shape) / X.size
+        np.testing.assert_allclose(way(xla.linear, x), way(automatic, x), rtol=1e-6)
+    with pytest.raises(NotImplementedError, match="linear_call"):  # Or it is what to write.
+        batch(called, jnp.ones(X.shape))
+    # The equation around it takes nothing.
+    assert np.all(cost(functools.partial(pull, xla.linear), X) < [0.1, 2.1])
+
+
+def scaled(w, x):
+    return xla.linear(lambda w, x: w * x, lambda w, y: w * y, w, x, x)
+
+
+def test_linear(dtype):
+    w = np.array([2, -0.5, 3, 0], dtype)
+    x = np.array([0.25, 4, -1, 5], dtype)
+    nothing, one = np.zeros_like(x), np.ones_like(x)
+    # By w it is differentiated as JAX would, which asks for the dependences that `tied` states.
+    check(scaled, [w, x], w * x, [x, w], [[nothing, one], [one, nothing]])
+
+
+def test_a_tied_value_varies_over_the_same_devices():
+    def skipping(tie, x):
+        zeros = jnp.zeros(x.shape, x.dtype)
+        return lax.cond(x[0, 0] > 0, lambda: 2 * x, lambda: tie(zeros, (x, jnp.arange(3))))
+
+    def program(tie):
+        f = functools.partial(skipping, tie)
+        return jax.shard_map(f, mesh=mesh(AxisType.Auto), in_specs=P("d"), out_specs=P("d"))
+
+    x = jnp.repeat(jnp.arange(8.0), 2)[:, None]
+    np.testing.assert_array_equal(jax.jit(program(xla.tied))(x), 2 * x)
+    with pytest.raises(TypeError, match="equal output types"):
+        jax.jit(program(lambda value, to: value))(x)
+
+
+def test_tied_is_the_value(dtype):
+    value = np.array([-inf, -1, 0, 2, inf, 0.5], dtype)
+    to = np.array([1, nan, inf, -inf, 0, 3], dtype)
+    one, nothing = np.ones_like(value), np.zeros_like(value)
+    check(xla.tied, [value, to], value, [one, nothing], [[nothing] * 2] * 2)

@@ -147,8 +147,11 @@ def linear(
 ) -> jax.Array:
     """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
 
-    `jax.custom_derivatives.linear_call` would say it directly, but cannot be vmapped. What can be
-    is a linear equation with its own solver: y - f(given, x) = 0 for a given x.
+    The transpose that JAX makes of a gather is a scatter, and that of a loop over blocks keeps
+    another array of the kernel's size: of 1024 features and 8192 classes 51 MB instead of 18, and
+    1.6 of the bytes, on a CPU. `jax.custom_derivatives.linear_call` would say it directly, but
+    cannot be vmapped. What can be is a linear equation with its own solver: y - f(given, x) = 0 for
+    a given x, which takes no time itself. It may go when `linear_call` can be.
     """
 
     f = jax.jit(f)  # Traced once for the equation and its solver.
@@ -174,7 +177,10 @@ def linear(
 def tied(value: jax.Array, to: Any) -> jax.Array:
     """The value, which now counts as depending on all numbers in `to`.
 
-    JAX differentiates a linear equation only if all of it depends on what it differentiates.
+    JAX differentiates a linear equation only if all of it depends on what it differentiates, and
+    raises an error otherwise. Inside `jax.shard_map` it tells from that over which devices a value
+    varies, which must be the same in both branches of a condition. XLA folds it away. It may go
+    with `linear`, and where branches may differ.
     """
     leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
     return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)
