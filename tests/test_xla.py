@@ -282,7 +282,7 @@ def test_what_shortcut_runs_on_a_cpu(x, times):
     assert len(seen) == times
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda", "rocm"])
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_where_a_branch_costs_there_is_none(platform):
     def lowered(f):
         return jax.jit(f).trace(jnp.ones(3)).lower(lowering_platforms=(platform,)).as_text()
@@ -298,8 +298,8 @@ def test_where_a_branch_costs_there_is_none(platform):
     assert found.count("sinh") < control.count("sinh")
 
 
-def test_shortcut(dtype):
-    x = np.array([-2, -0.25, 0.5, 1], dtype)
+def test_shortcut():
+    x = np.array([-2, -0.25, 0.5, 1], np.float32)
     t = x.astype(np.float64)
     # Row by row, and in a batch: there both are computed, and one is chosen.
     check(lengths, [x], np.sinh(t) ** 2, [np.sinh(2 * t)], [[2 * np.cosh(2 * t)]])
@@ -333,7 +333,7 @@ def test_sum_where_is_one_sum_on_a_cpu():
     assert one[1] < two[1] - 0.9
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda", "rocm"])
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_sum_where_waits_for_no_sum_elsewhere(platform):
     def sums(f):
         lowered = jax.jit(functools.partial(below_peak, f)).trace(X, X)
