@@ -1,4 +1,21 @@
-"""The cellar: every idiom whose only purpose is to persuade JAX or XLA."""
+"""The cellar: every idiom whose only purpose is to persuade JAX or XLA.
+
+Each says what happens without it, what it is worth, and when it may go. `tests/test_xla.py` shows
+each beside what one would write instead: the day that does as well, the test fails.
+
+What they answer to, on a CPU. A sum of XLA's takes in what it adds up if that is a chain of
+arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A selection (`where`) is
+stored first, and so is whatever has a second user: an error that the gradient needs as well, and
+even a constant or a number per row that both broadcast to the full shape. So values are chains of
+arithmetic, with one selection at the end if need be; derivatives are closed forms of the inputs,
+and write in another way what the value computes as well; and what costs more to compute twice, as
+exponentials do, is stored once for both.
+
+Figures are those of a value and its gradient in float32: on a CPU, with JAX 0.10.2, the time and
+XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e the
+cycles that XLA estimates, on an H100 the bytes of its kernels and the memory. Where a chip is not
+named no difference was found, or nothing measured.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +32,13 @@ T = TypeVar("T")
 
 @jax.custom_jvp
 def opaque(x: jax.Array) -> jax.Array:
-    """x behind an operation that XLA does not look through.
+    """x behind an operation that XLA does not look through; -inf becomes the least number.
 
-    It would contract the product that made x with the sum that takes it, and so leave out its
-    rounding, or gather the constant factors of two such products: 1e20 twice, which overflows.
+    Without it XLA contracts the product that made x with the sum that takes it, and so leaves out
+    its rounding; or, in JAX 0.10, it gathers the constant factors of two such products: 1e20
+    twice, which overflows. `lax.optimization_barrier` does not prevent the first in JAX 0.10, and
+    ends the fusion: with it cosines take 1.4 of the cycles of a TPU, 400 MB for two inputs of 200,
+    and read and write 1.5 of the bytes on an H100. It may go when XLA rounds as written.
     """
     return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
@@ -32,8 +52,10 @@ def _opaque_jvp(primals, tangents):
 def recomputed(x: jax.Array) -> jax.Array:
     """x in another expression, for a derivative whose parts the value computes as well.
 
-    Computed twice from x they take less time than stored once and read twice; the compiler would
-    recognise and store them.
+    Computed twice from x they take less time than stored once and read twice, but the compiler
+    recognises and stores them. For distances of (4096, 1000) that is 16 MB where there were none,
+    and 1.1 of the bytes, on a CPU; on a TPU 200 MB for (65536, 768), though 0.8 of the cycles. It
+    may go when XLA makes again what is cheap to make.
     """
     return opaque(x)
 
@@ -41,7 +63,9 @@ def recomputed(x: jax.Array) -> jax.Array:
 def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:
     """x - y in another expression, where `recomputed` is itself taken for worth storing.
 
-    That is where a sum takes it and nothing else does: in arithmetic alone no term is stored.
+    That is where a sum takes it and nothing else does: in arithmetic alone no term is stored. As
+    x - y in the smoothed cross entropy of (4096, 1000) it takes 16 MB where there were none, and
+    1.25 of the bytes, on a CPU. It may go with `recomputed`.
     """
     return x + -y
 
@@ -49,8 +73,11 @@ def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:
 def true_like(x: jax.Array) -> jax.Array:
     """True in the shape of x, a constant for XLA but not for JAX.
 
-    Differentiation moves what does not change out of a `lax.scan`, and so would store what is made
-    of a constant for all its steps.
+    What does not change JAX moves out of a `lax.scan` that it differentiates, and so what is made
+    of `jnp.ones_like` is stored before the loop, where XLA cannot fold it. In
+    `F.linear_cross_entropy` of 2048 examples and 8192 classes that is 2.8 of the memory and 1.5 of
+    the bytes on a CPU, 2.0 of the memory on an H100; in a loop over blocks of cross entropy 1.14
+    and 1.16 on a CPU. It may go when JAX moves only what is costly to make.
     """
     return (x == x) | True
 
@@ -58,8 +85,11 @@ def true_like(x: jax.Array) -> jax.Array:
 def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
     """`jnp.where` with a number, which in the body of a loop takes no memory.
 
-    Differentiation moves what does not change out of a `lax.scan`, and so would store the number
-    in the full shape. Made of the condition it stays inside, where the compiler folds it.
+    `jnp.where` lays the number out in the full shape, and JAX moves that out of the loop and stores
+    it, as with `true_like`. Made of the condition it stays inside, where XLA folds it. Without it
+    `F.linear_cross_entropy` takes 2.6 of the memory and 1.4 of the bytes on a CPU, 1.8 of the
+    memory on an H100; a loop over blocks of cross entropy 1.2 and 1.14 on a CPU. It may go with
+    `true_like`.
     """
     nothing = ~true_like(jnp.any(condition))  # One number: arrays would have to be sharded as x.
     return jnp.where(condition, x, nothing.astype(x.dtype) + fill)
@@ -68,8 +98,9 @@ def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
 def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
     """x, and NaN where it is bad.
 
-    The NaN is made there only, as infinity times 0: `jax_debug_nans` takes a literal one, which
-    `jax_disable_jit` makes an array, for a fault.
+    The NaN is made there only, as infinity times 0. A literal one becomes an array under
+    `jax_disable_jit`, and `jax_debug_nans` takes that for a fault of valid input. It costs nothing,
+    and may go when JAX looks at results only.
     """
     nan = jnp.where(bad, jnp.inf, 0).astype(x.dtype) * 0
     return jnp.where(bad, nan, x)
@@ -78,7 +109,10 @@ def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
 def shortcut(attempt: Callable[[], tuple[jax.Array, T]], careful: Callable[[], T]) -> T:
     """What `attempt` gives, if it says that it is right, or else `careful`.
 
-    Only on a CPU, whose programs branch for nothing; elsewhere `careful` is always taken.
+    Only on a CPU, whose programs branch for nothing: distances and cosines that are always careful
+    take 2.0 of the time there. A branch elsewhere ends a fusion, and the inputs are read once more:
+    1.3 and 1.6 of the cycles of a TPU, and 2 to 4 kernels more on a GPU. Under `jax.vmap` both are
+    computed. It may go when one pass gives a norm that does not overflow.
     """
 
     def attempted():
@@ -93,9 +127,10 @@ def sum_where(
 ) -> jax.Array:
     """total(rows & x), for rows that are known after another sum.
 
-    On a CPU a second sum takes a loop of its own (1.4 of the time of cross entropy with class
-    probabilities). Where a sum needs another one first, a TPU reads everything anew (1.2 of the
-    cycles).
+    Cross entropy with class probabilities shows what either form costs. On a CPU a second sum takes
+    a loop of its own, with what it sums stored: twice the memory, 1.3 of the bytes, 1.1 to 1.4 of
+    the time. Where a sum needs another one first, the others read everything anew: 1.2 of the
+    cycles of a TPU, 1.2 of the bytes on an H100. It may go when one form is best on all.
     """
     return lax.platform_dependent(
         cpu=lambda: total(rows & x),
@@ -112,8 +147,11 @@ def linear(
 ) -> jax.Array:
     """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
 
-    `jax.custom_derivatives.linear_call` would say it directly, but cannot be vmapped. What can be
-    is a linear equation with its own solver: y - f(given, x) = 0 for a given x.
+    The transpose that JAX makes of a gather is a scatter, and that of a loop over blocks keeps
+    another array of the kernel's size: of 1024 features and 8192 classes 51 MB instead of 18, and
+    1.6 of the bytes, on a CPU. `jax.custom_derivatives.linear_call` would say it directly, but
+    cannot be vmapped. What can be is a linear equation with its own solver: y - f(given, x) = 0 for
+    a given x, which takes no time itself. It may go when `linear_call` can be.
     """
 
     f = jax.jit(f)  # Traced once for the equation and its solver.
@@ -139,7 +177,10 @@ def linear(
 def tied(value: jax.Array, to: Any) -> jax.Array:
     """The value, which now counts as depending on all numbers in `to`.
 
-    JAX differentiates a linear equation only if all of it depends on what it differentiates.
+    JAX differentiates a linear equation only if all of it depends on what it differentiates, and
+    raises an error otherwise. Inside `jax.shard_map` it tells from that over which devices a value
+    varies, which must be the same in both branches of a condition. XLA folds it away. It may go
+    with `linear`, and where branches may differ.
     """
     leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
     return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)

@@ -343,7 +343,8 @@ def _log_sum(exps, classes):
     # any of these be 1. The others are those below 0.5; a selection would be stored on a CPU.
     others = exps - lax.stop_gradient(exps * jnp.round(exps))
     total, others = (classes.sum(x) for x in (exps, others))
-    # With a last axis of size 1 XLA's code for a CPU takes one number at a time.
+    # With a last axis of size 1 XLA's code for a CPU takes one number at a time: 1.1 to 1.3 of the
+    # loss's time where there are 10 classes.
     total, others = (classes.squeeze(x) for x in (total, others))
     # Two of 0.5 or more, one of them the peak, add at least 1.5. A large total needs no log1p.
     alone = (jnp.abs(total - others - 1) < 0.25) & (total < 8)

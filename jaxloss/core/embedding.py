@@ -261,7 +261,8 @@ def triplet_margin_loss(
         return pairwise_distance(x1, x2, p=p, eps=eps, axis=axis)
 
     near = distance(anchors, positives, eps)
-    # ‖a - n + eps‖. With the same eps in both, XLA would store it in the embeddings' full shape.
+    # ‖a - n + eps‖. With the same eps in both, XLA would store it in the embeddings' full shape,
+    # 1.12 of the bytes on a CPU. Of a constant eps `xla.recomputed` makes the same constant.
     far = distance(negatives, anchors, -eps)
     between = distance(positives, negatives, eps) if swap else None
     return _hinge_of_distances(near, far, between, margin=margin, where=where)

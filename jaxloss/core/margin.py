@@ -209,7 +209,8 @@ def _hinges_jvp(p, classes, primals, tangents):
     scores, margin, labels, where = primals
     short = _shortfalls(scores, margin, labels, where, classes)
     total = classes.sum(jnp.sign(short) if p == 1 else 2 * short)
-    # The total of a bad label is NaN already. Said once more, XLA stores it for no class.
+    # The total of a bad label is NaN already. Said once more, XLA stores it for no class: in JAX
+    # 0.10 on a CPU it would take 1.3 of the bytes, in 0.12 no more.
     total = xla.nan_where(labels.bad, total)
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
     gradient = jnp.where(labels.hot, -total, slope)
@@ -302,8 +303,6 @@ def _pairwise_hinge(
         short = (scores - own) + 1
         short = jnp.where(free & ~label.bad & ~(short <= 0), short, 0)
         count = jnp.sum(jnp.sign(short), -1, keepdims=True)
-        # It is 0 for a bad label already, as NaN is in `_hinges_jvp`.
-        count = jnp.where(label.bad, 0, count)
         slope = jnp.where(short > 0, 1, short)  # Not the sign, which would be stored for both.
         gradient = gradient + jnp.where(label.hot, -count, slope)
         return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)

@@ -1,0 +1,443 @@
+"""Each trick of the cellar alone: it changes no number, and is worth something.
+
+Programs are those of XLA's default pipeline. Beside each stands what one would write without the
+trick: the control, and the day it does no worse the trick may go.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from derivatives import check
+from hlo import optimised
+from jax import lax
+from jax.custom_derivatives import linear_call
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxloss._base import xla
+
+inf, nan = math.inf, math.nan
+X = jax.ShapeDtypeStruct((64, 128), jnp.float32)
+SIZE = 64 * 128 * 4
+BLOCKS = jax.ShapeDtypeStruct((8, 64, 128), jnp.float32)
+
+
+def cost(f, *args):
+    """Temporaries, and bytes read and written, in arrays of the size of X."""
+    program: Any = optimised(f, *args)
+    memory, bytes_ = program.memory_analysis(), program.cost_analysis()["bytes accessed"]
+    return np.array([memory.temp_size_in_bytes, bytes_]) / SIZE
+
+
+def text(f, *args):
+    program: Any = optimised(f, *args)
+    return program.as_text()
+
+
+def mesh(kind):
+    return jax.make_mesh((8,), ("d",), axis_types=(kind,))
+
+
+def identity(x):
+    return x
+
+
+# opaque
+
+
+def test_opaque_keeps_a_product_from_its_sum():
+    """A product contracted with a sum is not rounded, and its rounding is what is left here."""
+
+    def left(f, x, y):
+        return f(x * x) - y
+
+    x = np.full(16, 1 + 2.0**-13, np.float32)
+    y = x * x
+    for way in (left, lambda f, *a: jax.vmap(functools.partial(left, f))(*a)):
+        found, control = (
+            optimised(functools.partial(way, f), x, y)(x, y) for f in (xla.opaque, identity)
+        )
+        np.testing.assert_array_equal(found, 0)
+        assert np.all(control != 0)
+
+
+@pytest.mark.parametrize("f", [xla.opaque, xla.recomputed])
+def test_opaque_is_x(f, dtype):
+    x = np.array([-3, -1e-30, -0.0, 0, 0.5, float(jnp.finfo(dtype).max), inf, nan], dtype)
+    nothing = np.zeros_like(x)
+    check(f, [x], x, [nothing + 1], [[nothing]])
+    finite = x[:5]
+    check(
+        lambda x: f(x) * x, [finite], finite**2, [2 * finite], [[np.full_like(finite, 2)]], terms=2
+    )
+
+
+# recomputed, recomputed_difference
+
+
+def absolute_errors(f, x, y):
+    return jnp.sum(jnp.abs(x - y)), jnp.sign(f(x) - y)
+
+
+def distances(f, x, y):
+    length = jnp.sqrt(jnp.sum(jnp.square(x - y), 1, keepdims=True))
+    return length, (f(x) - y) / length
+
+
+@pytest.mark.parametrize("formula", [absolute_errors, distances])
+def test_recomputed_is_not_stored(formula):
+    one, control = (cost(functools.partial(formula, f), X, X) for f in (xla.recomputed, identity))
+    # Twice x and y, and the gradient; stored, the difference is written once and read.
+    assert one[1] < 5.1 < 5.9 < control[1]
+    assert one[0] < 0.1
+
+
+def smoothed(difference, x):
+    peak = jnp.max(x, 1, keepdims=True)
+    total = jnp.sum(jnp.exp(x - peak), 1)
+    return jnp.log(total) - jnp.sum(difference(x, peak), 1) / x.shape[1]
+
+
+def test_recomputed_difference_is_not_stored():
+    def others(x, y):
+        return xla.recomputed(x) - y
+
+    one, *controls = (
+        cost(functools.partial(smoothed, f), X)
+        for f in (xla.recomputed_difference, jnp.subtract, others)
+    )
+    assert one[0] < 0.1
+    for control in controls:
+        assert control[0] > 0.9
+        assert control[1] > one[1] + 0.9
+
+
+def test_recomputed_difference_is_the_difference(dtype):
+    x = np.array([3, 1e-30, -0.0, 0, 5, inf, -inf, 0.5], dtype)
+    y = np.array([1, 2e-30, 0, -0.0, inf, 2, 2, 0.5], dtype)
+    one, nothing = np.ones_like(x), np.zeros_like(x)
+    check(xla.recomputed_difference, [x, y], x - y, [one, -one], [[nothing] * 2] * 2)
+
+
+# true_like, filled
+
+
+def gradient_of_blocks(losses):
+    """The gradient through a loop over blocks, as `lax.scan` differentiates it."""
+
+    def total(x):
+        return lax.scan(lambda so_far, x: (so_far + losses(x), None), 0.0, x)[0]
+
+    return jax.grad(total)
+
+
+def exponentials(present, filled, x):
+    """Σ exp(x) of what is present, with a rule that asks for the same numbers."""
+
+    @jax.custom_jvp
+    def total(x, present):
+        return jnp.sum(jnp.where(present, jnp.exp(x), 0))
+
+    @total.defjvp
+    def _(primals, tangents):
+        x, present = primals
+        return total(*primals), jnp.sum(filled(present, jnp.exp(x), 0) * tangents[0])
+
+    return total(x, present(x[:, :1]))
+
+
+def true_array(x):
+    return jnp.ones_like(x, bool)
+
+
+def positive(x):
+    return x > 0
+
+
+@pytest.mark.parametrize(
+    ("tricks", "control"),
+    [
+        ((xla.true_like, xla.filled), (true_array, xla.filled)),
+        ((positive, xla.filled), (positive, jnp.where)),
+    ],
+    ids=["true_like", "filled"],
+)
+def test_nothing_constant_leaves_a_loop(tricks, control):
+    less, more = (
+        cost(gradient_of_blocks(functools.partial(exponentials, *f)), BLOCKS)
+        for f in (tricks, control)
+    )
+    assert np.all(more > less + 0.9)  # An array more, and it is read.
+
+
+def test_true_like():
+    def asks(f):
+        program = jax.make_jaxpr(f)(x).jaxpr
+        return any(program.invars[0] in step.invars for step in program.eqns)
+
+    def equal(x):
+        return x == x
+
+    x = jnp.array([[-inf, -1, 0], [1, inf, nan]])
+    for f in (xla.true_like, jax.jit(xla.true_like), jax.vmap(xla.true_like)):
+        found = f(x)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, np.ones(x.shape))
+    # Not known to JAX, but to XLA.
+    assert asks(xla.true_like)
+    assert not asks(true_array)
+    assert "compare(" not in text(xla.true_like, x)
+    assert "compare(" in text(equal, x)
+
+
+@pytest.mark.parametrize("fill", [0, -2.5, inf])
+def test_filled(fill, dtype):
+    x = np.array([-inf, -3, -0.0, 0, 2, inf, nan, 7], dtype)
+    condition = np.array([0, 1, 0, 1, 0, 1, 0, 1], bool)
+    slope = condition.astype(dtype)
+    check(
+        lambda x, c: xla.filled(c != 0, x, fill),
+        [x, slope],
+        np.where(condition, x, fill),
+        [slope, 0 * slope],
+        [[0 * slope] * 2] * 2,
+    )
+
+
+@pytest.mark.parametrize("shape", [(16, 4), (16, 1), (1, 4), (1, 1)])
+def test_a_filling_is_sharded_as_it_must(shape):
+    kind = mesh(AxisType.Explicit)
+    with jax.set_mesh(kind):
+        x = jax.device_put(jnp.ones((16, 4)), NamedSharding(kind, P("d")))
+        spec = P("d" if shape[0] > 1 else None)
+        condition = jax.device_put(jnp.zeros(shape, bool), NamedSharding(kind, spec))
+        found = jax.jit(lambda c, x: xla.filled(c, x, 2))(condition, x)
+        assert jax.typeof(found).sharding.spec == P("d", None)
+        np.testing.assert_array_equal(found, 2)
+        # The control: of an array the shape is not enough.
+        with pytest.raises(Exception, match="shardings"):
+            jax.jit(lambda x: jnp.where(x > 0, x, jnp.full(x.shape, 2.0)))(x)
+
+
+# nan_where
+
+
+def literal_nan(bad, x):
+    return jnp.where(bad, jnp.nan, x)
+
+
+def test_nan_where_debugged():
+    good, bad, x = jnp.array([False, False]), jnp.array([False, True]), jnp.ones(2)
+    with jax.debug_nans(True), jax.disable_jit():
+        for f in (xla.nan_where, jax.vmap(xla.nan_where)):
+            np.testing.assert_array_equal(f(good, x), x)
+        slope = jax.grad(lambda x: jnp.sum(xla.nan_where(good, x) ** 2))(x)
+        np.testing.assert_array_equal(slope, 2 * x)
+        for f, condition in ((xla.nan_where, bad), (literal_nan, bad), (literal_nan, good)):
+            with pytest.raises(FloatingPointError):
+                f(condition, x)
+
+
+def test_nan_where(dtype):
+    x = np.array([-inf, -2, 0, 3, inf, 5], dtype)
+    bad = np.array([0, 0, 0, 0, 0, 1], dtype)
+    check(
+        lambda x, bad: xla.nan_where(bad != 0, x),
+        [x, bad],
+        np.where(bad, nan, x),
+        [1 - bad, 0 * bad],
+        [[0 * bad] * 2] * 2,
+    )
+    assert xla.nan_where(jnp.array(True), jnp.bfloat16(1)).dtype == jnp.bfloat16
+
+
+# shortcut
+
+
+def lengths(x, shortcut=xla.shortcut, note=None):
+    """Each branch has an operation by which it is known, and one to call."""
+
+    def attempt():
+        return jnp.all(x > 0), jnp.sinh(x) ** 2
+
+    def careful():
+        if note is not None:
+            jax.debug.callback(note)
+        return jnp.sinh(x) ** 2 + 0 * jnp.cosh(x)
+
+    return shortcut(attempt, careful)
+
+
+@pytest.mark.parametrize(("x", "times"), [(1.0, 0), (-1.0, 1)])
+def test_what_shortcut_runs_on_a_cpu(x, times):
+    seen = []
+    found = jax.jit(lambda x: lengths(x, note=lambda: seen.append(True)))(jnp.full(3, x))
+    jax.effects_barrier()
+    np.testing.assert_allclose(found, np.sinh(1) ** 2, rtol=1e-6)
+    assert len(seen) == times
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_where_a_branch_costs_there_is_none(platform):
+    def lowered(f):
+        return jax.jit(f).trace(jnp.ones(3)).lower(lowering_platforms=(platform,)).as_text()
+
+    def attempted(attempt, careful):
+        right, result = attempt()
+        return lax.cond(right, lambda: result, careful)
+
+    control = lowered(functools.partial(lengths, shortcut=attempted))
+    assert "stablehlo.reduce" in control
+    found = lowered(lengths)
+    assert "stablehlo.reduce" not in found  # The question, and so what it is asked of.
+    assert found.count("sinh") < control.count("sinh")
+
+
+def test_shortcut():
+    x = np.array([-2, -0.25, 0.5, 1], np.float32)
+    t = x.astype(np.float64)
+    # Row by row, and in a batch: there both are computed, and one is chosen.
+    check(lengths, [x], np.sinh(t) ** 2, [np.sinh(2 * t)], [[2 * np.cosh(2 * t)]])
+
+
+# sum_where
+
+
+def one_sum(total, rows, x):
+    return total(rows & x)
+
+
+def two_sums(total, rows, x):
+    return jnp.where(rows, total(x), total(False))
+
+
+def below_peak(sum_where, x, labels):
+    """A sum over rows that another one chooses."""
+    exps = jnp.exp(x - jnp.max(x, 1, keepdims=True))
+    rows = jnp.sum(exps, 1, keepdims=True) < 1.5
+
+    def total(at_peak):
+        return jnp.sum(labels * (x - jnp.where(at_peak, 1, 0)), 1, keepdims=True)
+
+    return sum_where(total, rows, exps > 0.75)
+
+
+def test_sum_where_is_one_sum_on_a_cpu():
+    one, two = (cost(functools.partial(below_peak, f), X, X) for f in (xla.sum_where, two_sums))
+    np.testing.assert_array_equal(one, cost(functools.partial(below_peak, one_sum), X, X))
+    assert one[1] < two[1] - 0.9
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_sum_where_waits_for_no_sum_elsewhere(platform):
+    def sums(f):
+        lowered = jax.jit(functools.partial(below_peak, f)).trace(X, X)
+        return lowered.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.reduce(")
+
+    assert sums(xla.sum_where) == sums(two_sums) == sums(one_sum) + 1
+
+
+@pytest.mark.parametrize("f", [xla.sum_where, one_sum, two_sums])
+def test_sum_where(f):
+    x = jnp.array([[3.0, 0, -2], [0, 0, 0]])
+    labels = jnp.array([[0.5, 0.25, 1], [1, 2, 3]])
+    at_peak = np.array([[1, 0, 0], [0, 0, 0]], np.float32)
+    wanted = np.sum(labels * (x - at_peak), 1, keepdims=True)
+    g = functools.partial(below_peak, f)
+    np.testing.assert_allclose(g(x, labels), wanted, rtol=1e-6)
+    rows = jax.vmap(lambda x, labels: g(x[None], labels[None])[0])(x, labels)
+    np.testing.assert_allclose(rows, wanted, rtol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(g(x, labels)))(x)
+    np.testing.assert_allclose(slope, labels, rtol=1e-6)
+
+
+# linear, tied
+
+
+ORDER = np.random.default_rng(0).permutation(64)
+
+
+def taken(x, order):
+    return x.at[order].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def permuted(linear, x):
+    return linear(
+        lambda orders, x: taken(x, orders[0]),
+        lambda orders, x: taken(x, orders[1]),
+        (ORDER, np.argsort(ORDER)),
+        x,
+        x,
+    )
+
+
+def automatic(f, transpose, given, x, like):
+    return f(given, x)
+
+
+def called(f, transpose, given, x, like):
+    return linear_call(f, transpose, given, x)
+
+
+def test_the_transpose_is_the_one_by_hand():
+    def pull(linear, x):
+        return jax.vjp(functools.partial(permuted, linear), x)[1](x)[0]
+
+    def twice(linear, x):
+        def slope(x):
+            return jax.grad(lambda x: jnp.sum(permuted(linear, x) ** 3))(x)
+
+        return jax.grad(lambda x: jnp.sum(slope(x)))(x)
+
+    def batch(linear, x):
+        return jax.vmap(functools.partial(pull, linear), 1, 1)(x)
+
+    for way in (pull, twice, batch):
+        by_hand, control = (text(functools.partial(way, f), X) for f in (xla.linear, automatic))
+        assert " scatter(" not in by_hand
+        assert " scatter(" in control
+        x = jnp.arange(X.size, dtype=jnp.float32).reshape(X.shape) / X.size
+        np.testing.assert_allclose(way(xla.linear, x), way(automatic, x), rtol=1e-6)
+    with pytest.raises(NotImplementedError, match="linear_call"):  # Or it is what to write.
+        batch(called, jnp.ones(X.shape))
+    # The equation around it takes nothing.
+    assert np.all(cost(functools.partial(pull, xla.linear), X) < [0.1, 2.1])
+
+
+def scaled(w, x):
+    return xla.linear(lambda w, x: w * x, lambda w, y: w * y, w, x, x)
+
+
+def test_linear(dtype):
+    w = np.array([2, -0.5, 3, 0], dtype)
+    x = np.array([0.25, 4, -1, 5], dtype)
+    nothing, one = np.zeros_like(x), np.ones_like(x)
+    # By w it is differentiated as JAX would, which asks for the dependences that `tied` states.
+    check(scaled, [w, x], w * x, [x, w], [[nothing, one], [one, nothing]])
+
+
+def test_a_tied_value_varies_over_the_same_devices():
+    def skipping(tie, x):
+        zeros = jnp.zeros(x.shape, x.dtype)
+        return lax.cond(x[0, 0] > 0, lambda: 2 * x, lambda: tie(zeros, (x, jnp.arange(3))))
+
+    def program(tie):
+        f = functools.partial(skipping, tie)
+        return jax.shard_map(f, mesh=mesh(AxisType.Auto), in_specs=P("d"), out_specs=P("d"))
+
+    x = jnp.repeat(jnp.arange(8.0), 2)[:, None]
+    np.testing.assert_array_equal(jax.jit(program(xla.tied))(x), 2 * x)
+    with pytest.raises(TypeError, match="equal output types"):
+        jax.jit(program(lambda value, to: value))(x)
+
+
+def test_tied_is_the_value(dtype):
+    value = np.array([-inf, -1, 0, 2, inf, 0.5], dtype)
+    to = np.array([1, nan, inf, -inf, 0, 3], dtype)
+    one, nothing = np.ones_like(value), np.zeros_like(value)
+    check(xla.tied, [value, to], value, [one, nothing], [[nothing] * 2] * 2)
