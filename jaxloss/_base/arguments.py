@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, host
@@ -40,6 +41,7 @@ KINDS: dict[Any, Kind] = {
     int | None: VALUE,
     checks.Axis: VALUE,
     str | tuple[str, ...] | None: VALUE,
+    PrecisionLike: VALUE,
     Literal: VALUE,
 }
 

@@ -169,6 +169,22 @@ def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]
     return [value.astype(dtype) for value in given.values()]
 
 
+def operands(**values: ArrayLike) -> list[jax.Array]:
+    """Converts to arrays that go into a matrix product: halves as they are, if all are of one kind.
+
+    Others are widened as in `arrays`, which is exact.
+    """
+    given = {name: array(name, value) for name, value in values.items()}
+    dtypes = {value.dtype for value in given.values()}
+    widened = arrays(complex_too=False, **given)
+    return [*given.values()] if len(dtypes) == 1 else widened
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype in which what is made of arrays of this one is computed."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def follower(name: str, value: ArrayLike | None, like: jax.Array) -> jax.Array | None:
     """Weights: real numbers that take the dtype of `like`, whatever their own. None stays None."""
     return None if value is None else _following(name, value, like)

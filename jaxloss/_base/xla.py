@@ -183,4 +183,5 @@ def tied(value: jax.Array, to: Any) -> jax.Array:
     with `linear`, and where branches may differ.
     """
     leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return value + jnp.where(False, sum(jnp.sum(x) for x in leaves), 0).astype(value.dtype)
+    nothing = sum(jnp.sum(x).astype(value.dtype) for x in leaves)
+    return value + jnp.where(False, nothing, 0).astype(value.dtype)

@@ -80,7 +80,7 @@ def linear_cross_entropy(
     Source:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.linear_cross_entropy.html
     """
-    input, linear_weight = checks.arrays(input=input, linear_weight=linear_weight)
+    input, linear_weight = checks.operands(input=input, linear_weight=linear_weight)
     if input.ndim not in (1, 2):
         checks.fail(ValueError, "input", "have shape (in) or (N, in)", input.shape)
     features = input.shape[-1]
@@ -121,8 +121,10 @@ def linear_cross_entropy(
             copies=math.prod(places),
         )
         if reduction == "none":
-            return blocks.losses(rows, shared, batch, None), None
-        return blocks.sum_of_losses(rows, shared, None), blocks.weights_of_rows(rows, shared)
+            return blocks.losses(rows, shared, batch, blocks.How()), None
+        return blocks.sum_of_losses(rows, shared, blocks.How()), blocks.weights_of_rows(
+            rows, shared
+        )
 
     args = linear_weight, linear_bias, target, where
     if not places:

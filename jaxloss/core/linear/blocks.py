@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.lax import PrecisionLike
+from jax.sharding import AxisType
 
-from jaxloss._base import xla
+from jaxloss._base import checks, xla
 from jaxloss.core import cross_entropy
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.labels import locate
@@ -38,6 +40,19 @@ class Shared(NamedTuple):
     terms: cross_entropy.Terms
 
 
+class How(NamedTuple):
+    """What shapes the computation."""
+
+    axis_name: AxisName = None
+    precision: PrecisionLike = None  # Of every product.
+
+    def rounds(self, operands: jax.Array) -> bool:
+        """Whether what goes back through a product is rounded to the dtype of its operands."""
+        asked = self.precision if isinstance(self.precision, tuple) else (self.precision,)
+        exact = {"highest", "float32", lax.Precision.HIGHEST}
+        return jnp.finfo(operands.dtype).bits < 32 and exact.isdisjoint(asked)
+
+
 def in_blocks(rows: Rows, blocks: int) -> Rows:
     """Cuts the examples into blocks, each with its share of every device's examples."""
     rows = _padded(rows, blocks)
@@ -58,13 +73,13 @@ def _padded(rows: Rows, blocks: int) -> Rows:
     )
 
 
-def losses(rows: Rows, shared: Shared, shape: tuple[int, ...], axis_name: AxisName) -> jax.Array:
+def losses(rows: Rows, shared: Shared, shape: tuple[int, ...], how: How) -> jax.Array:
     """One loss per example, as an array of the shape."""
-    found = _losses_of_blocks(rows, shared, axis_name, False)
+    found = _losses_of_blocks(rows, shared, how, False)
     return jnp.moveaxis(found, 0, 1).reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-def losses_of_few(rows: Rows, shared: Shared, blocks: int) -> jax.Array:
+def losses_of_few(rows: Rows, shared: Shared, how: How, blocks: int) -> jax.Array:
     """One loss per example, (N,), of which few take part: blocks without any take no time.
 
     The rows are not in blocks yet. Where they are sharded over devices they change places.
@@ -79,7 +94,7 @@ def losses_of_few(rows: Rows, shared: Shared, blocks: int) -> jax.Array:
     inputs = _permuted(rows.inputs, order, rank)
     rows = Rows(inputs, _taken(rows.labels, order), _taken(where, order))
     rows = jax.tree.map(lambda x: x.reshape(blocks, count // blocks, *x.shape[1:]), rows)
-    found = _losses_of_blocks(rows, shared, None, True)
+    found = _losses_of_blocks(rows, shared, how, True)
     return _permuted(found.reshape(count), rank, order)[:examples]
 
 
@@ -99,16 +114,16 @@ def _taken(x: jax.Array, order: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _losses_of_blocks(rows: Rows, shared: Shared, axis_name: AxisName, sparse: bool) -> jax.Array:
+def _losses_of_blocks(rows: Rows, shared: Shared, how: How, sparse: bool) -> jax.Array:
     return _scan(
-        lambda _, rows: (None, _block(rows, shared, axis_name)),
+        lambda _, rows: (None, _block(rows, shared, how)),
         None,
         rows,
         shared if sparse else None,
     )[1]
 
 
-def _losses_of_blocks_jvp(axis_name, sparse, primals, tangents):
+def _losses_of_blocks_jvp(how, sparse, primals, tangents):
     primals, dots = _differentiated(primals, tangents)
     moving = jax.tree.map(lambda _: True, dots)
 
@@ -121,7 +136,7 @@ def _losses_of_blocks_jvp(axis_name, sparse, primals, tangents):
             parts, fixed = partition((rows, shared), moving)
 
             def loss(rows, shared):
-                return _block(*combine((rows, shared), fixed), axis_name)
+                return _block(*combine((rows, shared), fixed), how)
 
             # Not keeping the logits for the backward pass is what bounds the memory.
             loss = jax.checkpoint(loss, prevent_cse=False)
@@ -130,10 +145,11 @@ def _losses_of_blocks_jvp(axis_name, sparse, primals, tangents):
         return _scan(block, None, (rows, rows_dot), (shared, shared_dot) if sparse else None)[1]
 
     def gradients(primals: tuple[Rows, Shared], factors: jax.Array) -> tuple[Rows, Shared]:
-        return _losses_and_gradients(*primals, factors, moving, axis_name, sparse)[1]
+        found = _losses_and_gradients(*primals, factors, moving, how, sparse)[1]
+        return jax.tree.map(lambda x, dot: x.astype(dot.dtype), found, dots)
 
-    losses = _losses_of_blocks(*primals, axis_name, sparse)
-    if axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
+    losses = _losses_of_blocks(*primals, how, sparse)
+    if how.axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
         return losses, along(primals, dots)
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
     # array of its size.
@@ -144,16 +160,21 @@ _losses_of_blocks.defjvp(_losses_of_blocks_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def sum_of_losses(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
-    return jnp.sum(_losses_of_blocks(rows, shared, axis_name, False))
+def sum_of_losses(rows: Rows, shared: Shared, how: How) -> jax.Array:
+    return jnp.sum(_losses_of_blocks(rows, shared, how, False))
 
 
-def _sum_of_losses_jvp(axis_name, primals, tangents):
+def _sum_of_losses_jvp(how, primals, tangents):
     # Here the factor of every loss is known, so that a block's gradient can be made while its
     # logits exist: with three products of the kernel's size in all instead of four.
     (rows, shared), dots = _differentiated(primals, tangents)
-    losses, gradients = _losses_and_gradients(rows, shared, None, dots, axis_name, False)
-    parts = jax.tree.map(lambda gradient, dot: jnp.sum(gradient * dot), gradients, dots)
+    losses, gradients = _losses_and_gradients(rows, shared, None, dots, how, False)
+    wide = checks.wide(rows.inputs.dtype)
+
+    def inner(gradient: jax.Array, dot: jax.Array) -> jax.Array:
+        return jnp.sum(gradient.astype(wide) * dot.astype(wide))
+
+    parts = jax.tree.map(inner, gradients, dots)
     return jnp.sum(losses), sum(jax.tree.leaves(parts))
 
 
@@ -179,7 +200,7 @@ def _losses_and_gradients(
     shared: Shared,
     factors: jax.Array | None,
     moving: tuple[Any, Any],
-    axis_name: AxisName,
+    how: How,
     sparse: bool,
 ) -> tuple[jax.Array, tuple[Rows, Shared]]:
     """The losses of all blocks, and the gradients of their sum, weighted by `factors`.
@@ -187,30 +208,41 @@ def _losses_and_gradients(
     The gradients are those of the leaves that `moving` has.
     """
     rows_moving, shared_moving = moving
+    wide, rounds = checks.wide(rows.inputs.dtype), how.rounds(rows.inputs)
 
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors
         if factors is None:
-            factors = xla.true_like(rows.inputs[:, 0]).astype(rows.inputs.dtype)
+            factors = xla.true_like(rows.inputs[:, 0]).astype(wide)
         parts, fixed = partition((rows, shared), moving)
 
         def loss(rows, shared, product):
-            return _losses(product, *combine((rows, shared), fixed), axis_name)
+            return _losses(product, *combine((rows, shared), fixed), how)
 
         inputs = _present(rows, rows.inputs)
-        product, to_inputs = jax.vjp(lambda x: _product(x, shared.kernel), inputs)
-        losses, backward = jax.vjp(loss, *parts, product)
+        losses, backward = jax.vjp(loss, *parts, _product(inputs, shared.kernel, how))
         to_rows, to_shared, slope = backward(factors)
+        weighted, scale = inputs, None
+        if rounds:
+            # Of the loss itself: times its factor, float16 might have nothing left of it.
+            slope = backward(xla.true_like(factors).astype(wide))[-1].astype(inputs.dtype)
+            scale = jnp.max(jnp.abs(factors), initial=float(jnp.finfo(wide).tiny))
+            weighted = (factors / scale)[:, None] * inputs.astype(wide)
+            weighted = weighted.astype(inputs.dtype)
         if rows_moving.inputs is not None:
-            to_rows = to_rows._replace(inputs=_present(rows, *to_inputs(slope)))
+            to_inputs = _dot(slope, shared.kernel, (1, 0), how, inputs)
+            to_inputs = factors[:, None] * to_inputs if rounds else to_inputs
+            to_rows = to_rows._replace(inputs=_present(rows, to_inputs.astype(inputs.dtype)))
         kernel = None
         if shared_moving.kernel is not None:
-            kernel = _add_product(so_far.kernel, slope, inputs)
+            kernel = _add_product(so_far.kernel, slope, weighted, scale, how)
         so_far, to_shared = (x._replace(kernel=None) for x in (so_far, to_shared))
         so_far = jax.tree.map(jnp.add, so_far, to_shared)._replace(kernel=kernel)
         return so_far, (to_rows, losses)
 
-    nothing = jax.tree.map(jnp.zeros_like, partition(shared, shared_moving)[0])
+    # A half kernel's gradient is rounded once, when it is whole.
+    nothing = partition(shared, shared_moving)[0]
+    nothing = jax.tree.map(lambda x: jnp.zeros_like(x, checks.wide(x.dtype)), nothing)
     besides = shared if sparse else None
     to_shared, (to_rows, losses) = _scan(block, nothing, (rows, factors), besides)
     return losses, (to_rows, to_shared)
@@ -223,11 +255,11 @@ def weights_of_rows(rows: Rows, shared: Shared) -> jax.Array:
         inputs, labels, where = rows
         part = jnp.ones(len(inputs), bool) if where is None else where
         if jnp.issubdtype(labels.dtype, jnp.floating):
-            return None, part.astype(inputs.dtype)
+            return None, part.astype(checks.wide(inputs.dtype))
         weights = shared.terms.class_weights
         part = part & (labels >= 0) & (labels < len(shared.kernel))
         if weights is None:
-            return None, part.astype(inputs.dtype)
+            return None, part.astype(checks.wide(inputs.dtype))
         classes = jnp.arange(len(weights), dtype=labels.dtype)
         hot = part[:, None] & (labels[:, None] == classes[None])
         return None, jnp.sum(xla.filled(hot, weights[None], 0), 1)
@@ -235,18 +267,18 @@ def weights_of_rows(rows: Rows, shared: Shared) -> jax.Array:
     return _scan(block, None, rows)[1]
 
 
-def _block(rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
+def _block(rows: Rows, shared: Shared, how: How) -> jax.Array:
     """The losses of one block."""
-    product = _product(_present(rows, rows.inputs), shared.kernel)
-    return _losses(product, rows, shared, axis_name)
+    product = _product(_present(rows, rows.inputs), shared.kernel, how)
+    return _losses(product, rows, shared, how)
 
 
-def _losses(product: jax.Array, rows: Rows, shared: Shared, axis_name: AxisName) -> jax.Array:
+def _losses(product: jax.Array, rows: Rows, shared: Shared, how: How) -> jax.Array:
     """The losses of one block, from `inputs @ kernel.T`."""
     _, bias, terms = shared
     logits = product if bias is None else product + bias[None]
     labels = _present(rows, rows.labels)
-    classes = ClassAxes((1,), axis_name)
+    classes = ClassAxes((1,), how.axis_name)
     if terms.class_weights is not None:
         terms = terms._replace(class_weights=terms.class_weights[None])
     if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -262,19 +294,42 @@ def _present(rows: Rows, x: jax.Array) -> jax.Array:
     return x if rows.where is None else jnp.where(rows.where.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
 
-def _product(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.dot_general(inputs, kernel, (((1,), (1,)), ((), ())))
+def _product(inputs: jax.Array, kernel: jax.Array, how: How) -> jax.Array:
+    """inputs @ kernel.T; of half operands, summed in float32."""
+    return _dot(inputs, kernel, (1, 1), how)
 
 
-def _add_product(so_far: jax.Array, slope: jax.Array, inputs: jax.Array) -> jax.Array:
-    """so_far + slope.T @ inputs, with no more besides than another array of the size of `slope`."""
+def _dot(
+    x: jax.Array,
+    y: jax.Array,
+    contracting: tuple[int, int],
+    how: How,
+    like: jax.Array | None = None,
+) -> jax.Array:
+    """The product over one dimension of each, in float32 at least, and sharded as `like`."""
+    sharding = None if like is None else jax.typeof(like).sharding
+    if sharding is not None and AxisType.Explicit not in sharding.mesh.axis_types:
+        sharding = None  # It is the compiler's.
+    return lax.dot_general(
+        x,
+        y,
+        (((contracting[0],), (contracting[1],)), ((), ())),
+        precision=how.precision,
+        preferred_element_type=checks.wide(x.dtype),
+        out_sharding=sharding,
+    )
+
+
+def _add_product(
+    so_far: jax.Array, slope: jax.Array, inputs: jax.Array, scale: jax.Array | None, how: How
+) -> jax.Array:
+    """so_far + slope.T @ inputs * scale, with no more besides than another array like `slope`."""
     size, features = inputs.shape
     width = max(1, size // 2)
 
     def add(so_far, inputs):
-        # The transpose of the product goes where the product came from on a mesh.
-        backward = jax.vjp(lambda kernel: _product(inputs, kernel), so_far)[1]
-        return so_far + backward(slope)[0]
+        product = _dot(slope, inputs, (0, 0), how, so_far)
+        return so_far + (product if scale is None else scale * product)
 
     def portion(start, width, so_far):
         old, some = (lax.dynamic_slice_in_dim(x, start, width, 1) for x in (so_far, inputs))

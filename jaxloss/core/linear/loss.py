@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.lax import PrecisionLike
 from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
@@ -31,7 +32,7 @@ _SPARSE_BLOCK_EXAMPLES = 64
 
 
 @public(
-    static=("chunk_size", "axis_name"),
+    static=("chunk_size", "precision", "axis_name"),
     labels=("labels",),
     domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing", "z_loss"),
@@ -47,6 +48,7 @@ def linear_softmax_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
     chunk_size: int | None = None,
+    precision: PrecisionLike = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Cross entropy between the softmax of `inputs @ kernel.T + bias` and the labels.
@@ -59,6 +61,10 @@ def linear_softmax_cross_entropy(
     gradient of its own input; the gradient of the kernel, which all examples share, is NaN then.
     The gradient of a sum or mean is cheaper from `jaxloss.functional.linear_cross_entropy`, which
     makes it along with the loss.
+
+    Half operands go into the matrix products as they are, and are summed in float32; so are the
+    blocks of the kernel's gradient. The gradient of the logits is rounded to the operands' dtype
+    before its two products, unless `precision` is "highest". A float32 operand widens the other.
 
     Examples are taken in blocks, from their leading dimensions made one. Sharded over the first of
     these they stay where they are. Sharded over a later one, as sequences may be over time, every
@@ -80,6 +86,8 @@ def linear_softmax_cross_entropy(
       chunk_size: bounds the memory: the logits that exist at a time are about as many as
         `chunk_size` classes have for all examples, and at least those of one example. By default
         4 million, or those of min(D, 1024) examples where that is more.
+      precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
+        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices, and `kernel`, `bias` and `class_weights` the local part.
 
@@ -115,7 +123,8 @@ def linear_softmax_cross_entropy(
         chunk_size=chunk_size,
         axis_name=axis_name,
     )
-    return blocks.losses(rows, shared, jnp.shape(inputs)[:-1], axis_name)
+    how = blocks.How(axis_name, precision)
+    return blocks.losses(rows, shared, jnp.shape(inputs)[:-1], how)
 
 
 def problem(
@@ -149,7 +158,7 @@ def losses_of_few(
         min(_SPARSE_BLOCKS, len(rows.inputs) // _SPARSE_BLOCK_EXAMPLES),
         1,
     )
-    return blocks.losses_of_few(rows, shared, count).reshape(labels.shape)
+    return blocks.losses_of_few(rows, shared, blocks.How(), count).reshape(labels.shape)
 
 
 def _checked(
@@ -165,7 +174,8 @@ def _checked(
     axis_name=None,
 ) -> tuple[blocks.Rows, blocks.Shared]:
     """The problem, with one dimension of examples, not in blocks."""
-    inputs, kernel = checks.arrays(inputs=inputs, kernel=kernel)
+    inputs, kernel = checks.operands(inputs=inputs, kernel=kernel)
+    like = jnp.zeros((), checks.wide(inputs.dtype))  # What is no operand has its dtype.
     if not inputs.ndim:
         checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
     features = inputs.shape[-1]
@@ -175,7 +185,7 @@ def _checked(
         checks.fail(ValueError, "kernel", "hold a row for at least one class", kernel.shape)
     classes = len(kernel)
     per_class = {
-        name: checks.follower(name, value, inputs)
+        name: checks.follower(name, value, like)
         for name, value in {"bias": bias, "class_weights": class_weights}.items()
     }
     for name, value in per_class.items():
@@ -189,8 +199,8 @@ def _checked(
     labels = _labels(labels, inputs, classes, where, axis_name)
     terms = cross_entropy.Terms(
         per_class["class_weights"],
-        cross_entropy.factor("label_smoothing", label_smoothing, inputs),
-        cross_entropy.factor("z_loss", z_loss, inputs),
+        cross_entropy.factor("label_smoothing", label_smoothing, like),
+        cross_entropy.factor("z_loss", z_loss, like),
     )
     shared = blocks.Shared(kernel, per_class["bias"], terms)
     rows = blocks.Rows(inputs, labels, where)
@@ -210,7 +220,7 @@ def _labels(labels, inputs, classes, where, axis_name):
         where = where if where is None else where[..., None]
         within = (labels >= 0) & (labels <= 1)
         checks.require(within, "labels", "be probabilities in [0, 1]", where)
-        return labels.astype(inputs.dtype)
+        return labels.astype(checks.wide(inputs.dtype))
     labels = checks.labels("labels", labels, shape)
     if axis_name is not None:
         classes = classes * lax.axis_size(axis_name)

@@ -1,0 +1,152 @@
+"""The linear loss of half operands: products of halves, float32 sums, gradients rounded late."""
+
+import hlo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxloss
+from jaxloss import functional as F
+
+# Blocks of 24 examples at most, of which the last has fewer; a product of 40 features.
+N, D, C, CHUNK = 70, 40, 301, 100
+RNG = np.random.default_rng(3)
+INPUTS, KERNEL = RNG.normal(size=(N, D)), RNG.normal(size=(C, D)) / 4
+LABELS = RNG.integers(0, C, N)
+FACTORS = RNG.uniform(0.5, 2, N)
+EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.01, "class_weights": RNG.uniform(0.5, 2, C)}
+KINDS = {
+    "labels": (LABELS, {}),
+    "probabilities": (RNG.dirichlet(np.ones(C), N), {}),
+    "everything": (LABELS, EVERYTHING),
+}
+HALVES = [jnp.bfloat16, jnp.float16]
+# Of a gradient's norm, by default.
+BOUND = {jnp.bfloat16: 4e-3, jnp.float16: 5e-4}
+
+
+def of_logits(inputs, kernel, labels, **options):
+    """The loss by its formula, in float64."""
+    logits = inputs @ kernel.T
+    smoothing, z_loss = options.get("label_smoothing", 0), options.get("z_loss", 0)
+    weights = options.get("class_weights", np.ones(C))
+    targets = jax.nn.one_hot(labels, C, dtype=logits.dtype) if labels.ndim == 1 else labels
+    targets = (1 - smoothing) * targets + smoothing / C
+    lse = jax.nn.logsumexp(logits, -1, keepdims=True)
+    return jnp.sum(weights[None] * targets * (lse - logits), -1) + z_loss * lse[:, 0] ** 2
+
+
+def linear(inputs, kernel, labels, **options):
+    options = {"chunk_size": CHUNK, **options}
+    return jaxloss.linear_softmax_cross_entropy(inputs, kernel, labels, **options)
+
+
+def operands(half):
+    """Half operands, and the same numbers in float64."""
+    halves = [jnp.asarray(x, half) for x in (INPUTS, KERNEL)]
+    return halves, [np.asarray(x, np.float64) for x in halves]
+
+
+def exactly(f, *args):
+    """f in float64, as numpy's arrays."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, f(*map(jnp.asarray, args)))
+
+
+def distance(mine, reference):
+    """Relative, in the Euclidean norm."""
+    return np.linalg.norm(np.float64(mine) - reference) / np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients(kind, half):
+    labels, options = KINDS[kind]
+    halves, wide = operands(half)
+
+    def weighted(f, factors):
+        return lambda x, w, **more: jnp.sum(f(x, w, labels, **options, **more) * factors)
+
+    losses = linear(halves[0], halves[1], labels, **options)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(
+        losses, exactly(lambda x, w: of_logits(x, w, labels, **options), *wide), rtol=1e-6
+    )
+    wanted = exactly(jax.grad(weighted(of_logits, FACTORS), (0, 1)), *wide)
+    mine = weighted(linear, FACTORS.astype(np.float32))
+    for mine_x, reference in zip(jax.grad(mine, (0, 1))(*halves), wanted, strict=True):
+        assert mine_x.dtype == half
+        assert distance(mine_x, reference) < BOUND[half]
+    highest = jax.grad(lambda x, w: mine(x, w, precision="highest"), (0, 1))(*halves)
+    for mine_x, reference in zip(highest, wanted, strict=True):
+        ulp = np.spacing(np.abs(reference).astype(np.float32)) * 2.0 ** (23 - jnp.finfo(half).nmant)
+        # Where terms cancel, what float32 loses of them.
+        slack = ulp + 1e-6 * np.max(np.abs(reference))
+        assert np.all(np.abs(np.float64(mine_x) - reference) <= slack)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+def test_mean(half):
+    halves, wide = operands(half)
+    wanted = exactly(jax.grad(lambda x, w: of_logits(x, w, LABELS).mean(), (0, 1)), *wide)
+    mine = jax.grad(lambda x, w: F.linear_cross_entropy(x, w, LABELS, chunk_size=CHUNK), (0, 1))
+    for mine_x, reference in zip(mine(*halves), wanted, strict=True):
+        assert mine_x.dtype == half
+        assert distance(mine_x, reference) < BOUND[half]
+
+
+def test_small_factors_do_not_underflow():
+    """A factor of 1e-6 leaves nothing of p - q in float16, but all of it in float32 sums."""
+    halves, wide = operands(jnp.float16)
+    halves[0], wide[0] = halves[0] * 1000, wide[0] * 1000
+    halves[1], wide[1] = halves[1] / 1024, wide[1] / 1024
+
+    def scaled(f, factor):
+        return lambda w: jnp.sum(f(w) * factor)
+
+    wanted = exactly(jax.grad(scaled(lambda w: of_logits(wide[0], w, LABELS), 1e-6)), wide[1])
+    mine = jax.grad(scaled(lambda w: linear(halves[0], w, LABELS), np.float32(1e-6)))(halves[1])
+    assert distance(mine, wanted) < 2e-3  # The result itself is nearly too small for float16.
+
+
+def test_derivatives_of_other_modes():
+    halves, wide = operands(jnp.bfloat16)
+
+    def derivatives(f):
+        def both(x, w):
+            along = jax.jvp(lambda x, w: f(x, w, LABELS), (x, w), (x, w))[1]
+            curvature = jax.jvp(jax.grad(lambda x: jnp.sum(f(x, w, LABELS))), (x,), (x,))[1]
+            return along, curvature
+
+        return both
+
+    (along, curvature), wanted = (
+        derivatives(linear)(*halves),
+        exactly(derivatives(of_logits), *wide),
+    )
+    assert distance(along, wanted[0]) < 1e-6
+    assert distance(curvature, wanted[1]) < BOUND[jnp.bfloat16]
+    alone = jax.vmap(jax.grad(lambda x, y: linear(x, halves[1], y)))(halves[0], LABELS)
+    together = jax.grad(lambda x: jnp.sum(linear(x, halves[1], LABELS)))(halves[0])
+    assert distance(alone, np.float64(together)) < BOUND[jnp.bfloat16]
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_products_are_of_halves(reduction, half):
+    halves, _ = operands(half)
+
+    def loss(x, w):
+        return jnp.sum(F.linear_cross_entropy(x, w, LABELS, reduction=reduction, chunk_size=CHUNK))
+
+    name = {jnp.bfloat16: "bf16", jnp.float16: "f16"}[half]
+    found = hlo.products(jax.value_and_grad(loss, (0, 1)), *halves)
+    assert {*found} == {(name, name, "f32")}
+
+
+def test_a_float32_operand_widens_the_other():
+    (half, _), (wide, kernel) = operands(jnp.bfloat16)
+    kernel = jnp.asarray(kernel, jnp.float32)
+    mixed = linear(half, kernel, LABELS)
+    np.testing.assert_array_equal(mixed, linear(jnp.asarray(wide, jnp.float32), kernel, LABELS))
