@@ -1,10 +1,13 @@
 """The linear loss of half operands: products of halves, float32 sums, gradients rounded late."""
 
+import functools
+
 import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import functional as F
@@ -150,3 +153,71 @@ def test_a_float32_operand_widens_the_other():
     kernel = jnp.asarray(kernel, jnp.float32)
     mixed = linear(half, kernel, LABELS)
     np.testing.assert_array_equal(mixed, linear(jnp.asarray(wide, jnp.float32), kernel, LABELS))
+
+
+@pytest.mark.parametrize("weight", [1e-7, 1e6])
+def test_class_weights_of_any_size(weight):
+    """The mean divides by them, so that they change nothing."""
+    halves, _ = operands(jnp.float16)
+
+    def gradients(weight):
+        weight = jnp.full(C, weight, jnp.float32)
+        return jax.grad(lambda x, w: F.linear_cross_entropy(x, w, LABELS, weight=weight), (0, 1))
+
+    for mine, plain in zip(gradients(weight)(*halves), gradients(1)(*halves), strict=True):
+        assert distance(mine, np.float64(plain)) < BOUND[jnp.float16]
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+def test_the_factor_of_an_absent_example_is_not_read(half):
+    halves, _ = operands(half)
+    where = np.arange(N) % 3 > 0
+    factors = np.where(where, 1, np.nan).astype(np.float32)
+
+    def loss(x, w):
+        losses = linear(x, w, LABELS, where=where[:, None])
+        return jnp.sum(jnp.where(where, losses * factors, 0))
+
+    for gradient in jax.grad(loss, (0, 1))(*halves):
+        assert np.all(np.isfinite(np.float32(gradient)))
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+@pytest.mark.parametrize("sharded", ["classes", "examples"])
+def test_blocks_on_devices_are_summed_in_float32(sharded, half):
+    """Many blocks, and a mean over many examples; rounded for each, the sum would be worse."""
+    rng, classes = np.random.default_rng(0), 64
+    x, w = (
+        jnp.asarray(x, half) for x in (rng.normal(size=(512, 8)), rng.normal(size=(classes, 8)))
+    )
+    y = jnp.asarray(rng.integers(0, classes, 512), jnp.int32)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    own = P("d") if sharded == "classes" else P()
+    rows = P() if sharded == "classes" else P("d")
+    name = "d" if sharded == "classes" else None
+    losses = functools.partial(jaxloss.linear_softmax_cross_entropy, chunk_size=1, axis_name=name)
+    spread = jax.shard_map(losses, mesh=mesh, in_specs=(rows, own, rows), out_specs=rows)
+    mine = jax.jit(jax.grad(lambda w: spread(x, w, y).mean()))(w)
+    wide = np.asarray(x, np.float64), np.asarray(w, np.float64)
+
+    def mean(w):
+        logits = wide[0] @ w.T
+        own = jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
+        return jnp.mean(jax.nn.logsumexp(logits, -1) - own)
+
+    bound = {jnp.bfloat16: 1.9e-3, jnp.float16: 3e-4}[half]
+    assert distance(mine, exactly(jax.grad(mean), wide[1])) < bound
+
+
+def test_examples_that_vary_over_devices_beside_labels_that_do_not():
+    (x, w), _ = operands(jnp.float32)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def mean(x, w, y):
+        return jax.lax.pmean(F.linear_cross_entropy(x, w, y), "d")
+
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P("d"), P(), P()), out_specs=P())
+    twice = jnp.concatenate([x, x])
+    gradient = jax.jit(jax.grad(spread, 1))(twice, w, LABELS)
+    wanted = jax.grad(lambda w: F.linear_cross_entropy(x, w, LABELS))(w)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-7)

@@ -74,8 +74,8 @@ class Program:
         self.convert = {name: a.convert for name, a in arguments.items()}
         self.labels = [name for name, a in arguments.items() if a.is_label]
         self.numbers = {name: a for name, a in arguments.items() if a.is_number}
-        self.others = arguments.keys() - self.numbers.keys()
-        self.places_of_others = len([*itertools.takewhile(self.others.__contains__, self.places)])
+        self.not_numbers = arguments.keys() - self.numbers.keys()
+        self.places_ahead = len([*itertools.takewhile(self.not_numbers.__contains__, self.places)])
         static = [name for name, a in arguments.items() if a.kind.is_static]
         self.compiled = jax.jit(self._traceable(), static_argnames=["checkified", *static])
 
@@ -101,7 +101,8 @@ class Program:
         if not self._is_plain(args, kwargs):
             args, kwargs = self._prepared(args, kwargs, read=is_outermost)
         try:
-            # What could be checkified JAX calls the slow way, even where it is not.
+            # With conditions of checkify in it JAX has no fast way to call a program: outside of
+            # every trace another is compiled, without them.
             return self.compiled(not is_outermost, *args, **kwargs)
         except (TypeError, ValueError) as error:
             if not checks.is_own(error):
@@ -114,10 +115,10 @@ class Program:
 
     def _is_plain(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Whether JAX takes the arguments as they are, which is quick to see."""
-        if len(args) > self.places_of_others or not host.PLAIN.issuperset(map(type, args)):
+        if len(args) > self.places_ahead or not host.PLAIN.issuperset(map(type, args)):
             return False
         return not kwargs or (
-            self.others.issuperset(kwargs)
+            self.not_numbers.issuperset(kwargs)
             and host.PLAIN.issuperset(map(type, kwargs.values()))
             and kwargs.keys().isdisjoint(self.places[: len(args)])
         )
@@ -170,8 +171,3 @@ class Program:
 # A thread has a state of its own, also where the package is first imported inside of a trace.
 with futures.ThreadPoolExecutor(1) as _thread:
     _OUTSIDE = _thread.submit(get_opaque_trace_state).result()
-
-
-def is_absent(value: object) -> bool:
-    """Whether a hyper-parameter listed in `absent_at_default` leaves its term out."""
-    return isinstance(value, int | float) and value == 0

@@ -54,9 +54,7 @@ def is_nested() -> bool:
 def _said(argument: str) -> str:
     """The argument as the user knows it, behind the function: "cross_entropy: `input`"."""
     caller = _caller.get()
-    if caller is None:
-        return f"`{argument}`"
-    return f"{caller.function}: `{caller.names.get(argument, argument)}`"
+    return _known_as(argument) if caller is None else f"{caller.function}: {_known_as(argument)}"
 
 
 def _known_as(argument: str) -> str:
@@ -175,9 +173,9 @@ def operands(**values: ArrayLike) -> list[jax.Array]:
     Others are widened as in `arrays`, which is exact.
     """
     given = {name: array(name, value) for name, value in values.items()}
-    dtypes = {value.dtype for value in given.values()}
+    (dtype, *others) = {value.dtype for value in given.values()}
     widened = arrays(complex_too=False, **given)
-    return [*given.values()] if len(dtypes) == 1 else widened
+    return widened if others or jnp.finfo(dtype).bits < 16 else [*given.values()]
 
 
 def wide(dtype: Any) -> Any:

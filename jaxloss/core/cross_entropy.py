@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, xla
-from jaxloss._base.call import is_absent, public
+from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find
 
@@ -177,7 +177,8 @@ class Terms(NamedTuple):
 
 def factor(name: str, value: ArrayLike, like: jax.Array) -> jax.Array | None:
     """A hyper-parameter that at a Python 0 is left out."""
-    return None if is_absent(value) else checks.number(name, value, like)
+    is_absent = isinstance(value, int | float) and value == 0
+    return None if is_absent else checks.number(name, value, like)
 
 
 def losses_of_labels(
@@ -290,7 +291,7 @@ def _surprise_jvp(classes, primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _below_peak(logits, labels, peak, present, classes, alike=False):
+def _below_peak(logits, labels, peak, present, classes, alike):
     """Σ_c labels_c (peak - logits_c); `alike` if an example's labels are all the same, above 0."""
     if alike:
         total = classes.sum(xla.recomputed_difference(logits, peak))

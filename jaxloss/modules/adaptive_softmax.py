@@ -1,4 +1,4 @@
-"""The adaptive softmax and its layers."""
+"""torch.nn's classes of losses: the adaptive softmax and its layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross entropy of logits."""
+"""torch.nn's classes of losses: cross entropy of logits."""
 
 from __future__ import annotations
 

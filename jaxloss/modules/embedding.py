@@ -1,4 +1,4 @@
-"""Cosines and triplets."""
+"""torch.nn's classes of losses: cosines and triplets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross entropy of a linear layer's outputs."""
+"""torch.nn's classes of losses: cross entropy of a linear layer's outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connectionist temporal classification."""
+"""torch.nn's classes of losses: connectionist temporal classification."""
 
 from __future__ import annotations
 

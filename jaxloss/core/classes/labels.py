@@ -118,4 +118,4 @@ def label_weights(
     weights = expand_weights(class_weights, scores, classes)
     if weights is None:
         return classes.squeeze(labels.present & ~labels.bad).astype(scores.dtype)
-    return jnp.sum(jnp.where(labels.hot, weights, 0), classes.axes)
+    return classes.squeeze(classes.sum(jnp.where(labels.hot, weights, 0)))

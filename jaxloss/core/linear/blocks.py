@@ -48,7 +48,10 @@ class How(NamedTuple):
 
     def rounds(self, operands: jax.Array) -> bool:
         """Whether what goes back through a product is rounded to the dtype of its operands."""
-        asked = self.precision if isinstance(self.precision, tuple) else (self.precision,)
+        precision = self.precision
+        if precision is None:
+            precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        asked = precision if isinstance(precision, tuple) else (precision,)
         exact = {"highest", "float32", lax.Precision.HIGHEST}
         return jnp.finfo(operands.dtype).bits < 32 and exact.isdisjoint(asked)
 
@@ -125,15 +128,15 @@ def _losses_of_blocks(rows: Rows, shared: Shared, how: How, sparse: bool) -> jax
 
 def _losses_of_blocks_jvp(how, sparse, primals, tangents):
     primals, dots = _differentiated(primals, tangents)
-    moving = jax.tree.map(lambda _: True, dots)
 
     def along(primals: tuple[Rows, Shared], dots: tuple[Rows, Shared]) -> jax.Array:
         rows, shared = primals
-        rows_dot, shared_dot = dots
+        own = partition(primals, dots)[0]
+        rows_dot, shared_dot = jax.tree.map(lambda dot, x: dot.astype(x.dtype), dots, own)
 
         def block(_, rows_and_dot):
             rows, rows_dot = rows_and_dot
-            parts, fixed = partition((rows, shared), moving)
+            parts, fixed = partition((rows, shared), dots)
 
             def loss(rows, shared):
                 return _block(*combine((rows, shared), fixed), how)
@@ -145,12 +148,13 @@ def _losses_of_blocks_jvp(how, sparse, primals, tangents):
         return _scan(block, None, (rows, rows_dot), (shared, shared_dot) if sparse else None)[1]
 
     def gradients(primals: tuple[Rows, Shared], factors: jax.Array) -> tuple[Rows, Shared]:
-        found = _losses_and_gradients(*primals, factors, moving, how, sparse)[1]
+        found = _losses_and_gradients(*primals, factors, dots, how, sparse)[1]
         return jax.tree.map(lambda x, dot: x.astype(dot.dtype), found, dots)
 
     losses = _losses_of_blocks(*primals, how, sparse)
     if how.axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
-        return losses, along(primals, dots)
+        # Nor would the transpose of a half kernel's products be summed in float32.
+        return losses, along(*jax.tree.map(_widened, (primals, dots)))
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
     # array of its size.
     return losses, xla.linear(along, gradients, primals, dots, losses)
@@ -187,8 +191,10 @@ def _differentiated(
     """The problem, and the tangents of those of its leaves that have one."""
     rows, shared = primals
     rows_dot, shared_dot = tangents_of(tangents)
-    # Made of the labels, so that inside `jax.shard_map` gradients add up here until the end.
-    zero = ~xla.true_like(jnp.sum(rows.labels))
+    # A gradient that devices add up is rounded after that.
+    shared_dot = jax.tree.map(_widened, shared_dot)
+    # Made of the rows, so that inside `jax.shard_map` gradients add up here until the end.
+    zero = ~(xla.true_like(jnp.sum(rows.labels)) & xla.true_like(jnp.sum(rows.inputs)))
     shared, dots = jax.tree.map(
         lambda x: x + zero.astype(x.dtype), (shared, (rows_dot, shared_dot))
     )
@@ -209,6 +215,7 @@ def _losses_and_gradients(
     """
     rows_moving, shared_moving = moving
     wide, rounds = checks.wide(rows.inputs.dtype), how.rounds(rows.inputs)
+    narrow = jnp.finfo(rows.inputs.dtype).maxexp < jnp.finfo(wide).maxexp
 
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors
@@ -222,20 +229,25 @@ def _losses_and_gradients(
         inputs = _present(rows, rows.inputs)
         losses, backward = jax.vjp(loss, *parts, _product(inputs, shared.kernel, how))
         to_rows, to_shared, slope = backward(factors)
-        weighted, scale = inputs, None
+        peak = scale = None
+        if rounds and narrow:
+            # Each example's slope as a share of its peak, of which float16 loses nothing.
+            peak = jnp.max(jnp.abs(lax.stop_gradient(slope)), 1, keepdims=True)
+            peak = jnp.where(peak == 0, 1, peak)
+            slope = slope / peak
         if rounds:
-            # Of the loss itself: times its factor, float16 might have nothing left of it.
-            slope = backward(xla.true_like(factors).astype(wide))[-1].astype(inputs.dtype)
-            scale = jnp.max(jnp.abs(factors), initial=float(jnp.finfo(wide).tiny))
-            weighted = (factors / scale)[:, None] * inputs.astype(wide)
-            weighted = weighted.astype(inputs.dtype)
+            slope = slope.astype(inputs.dtype)
         if rows_moving.inputs is not None:
             to_inputs = _dot(slope, shared.kernel, (1, 0), how, inputs)
-            to_inputs = factors[:, None] * to_inputs if rounds else to_inputs
-            to_rows = to_rows._replace(inputs=_present(rows, to_inputs.astype(inputs.dtype)))
+            # What float16 cannot hold the mean may still divide.
+            to_inputs = to_inputs.astype(inputs.dtype) if peak is None else to_inputs * peak
+            to_rows = to_rows._replace(inputs=_present(rows, to_inputs))
+        if peak is not None:
+            scale = jnp.max(peak, initial=float(jnp.finfo(wide).tiny))
+            inputs = (peak / scale * inputs.astype(wide)).astype(inputs.dtype)
         kernel = None
         if shared_moving.kernel is not None:
-            kernel = _add_product(so_far.kernel, slope, weighted, scale, how)
+            kernel = _add_product(so_far.kernel, slope, inputs, scale, how)
         so_far, to_shared = (x._replace(kernel=None) for x in (so_far, to_shared))
         so_far = jax.tree.map(jnp.add, so_far, to_shared)._replace(kernel=kernel)
         return so_far, (to_rows, losses)
@@ -287,6 +299,11 @@ def _losses(product: jax.Array, rows: Rows, shared: Shared, how: How) -> jax.Arr
         found = locate(labels, logits, classes)
         losses = cross_entropy.losses_of_labels(logits, found, None, terms, classes)
     return _present(rows, losses)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    """Halves as float32; everything else as it is."""
+    return x.astype(checks.wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _present(rows: Rows, x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, exact, xla
 from jaxloss._base.call import public
-from jaxloss.core.sequences import lattice as paths
+from jaxloss.core.sequences import lattice as lattices
 from jaxloss.core.sequences.lattice import Lattice
 from jaxloss.core.sequences.scaled import Scaled
 
@@ -202,18 +202,18 @@ def _batched(f, sequences):
 def losses_of_paths(sequences: Sequences, blank_id: int, kind: Kind) -> jax.Array:
     """-log of the sum over the paths that read the labels, (B,)."""
     lattice, _, normalizer = _lattice(sequences, blank_id, kind)
-    return _loss(paths.meet(lattice).likelihood, normalizer, sequences)
+    return _loss(lattices.meet(lattice).likelihood, normalizer, sequences)
 
 
 @losses_of_paths.defjvp
-def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
+def _losses_of_paths_jvp(blank_id, kind, primals, tangents):
     # Autodiff would store every step of the recursion and go through it backwards. The gradient is
     # known instead: the factors' share in all paths less their share in those that read the labels.
     (sequences,), (sequences_dot,) = primals, tangents
     lattice, symbols, normalizer = _lattice(sequences, blank_id, kind)
-    middle = paths.meet(lattice)
+    middle = lattices.meet(lattice)
     loss = _loss(middle.likelihood, normalizer, sequences)
-    shares = _by_sequence(paths.occupancies(lattice, middle), sequences)
+    shares = _by_sequence(lattices.occupancies(lattice, middle), sequences)
     gradient = -_of_classes(shares, symbols[:, :-1], sequences.scores.shape, kind)
     if normalizer is not None:
         fits = middle.likelihood.mantissa[0] != 0
@@ -224,7 +224,7 @@ def _negative_log_likelihood_jvp(blank_id, kind, primals, tangents):
 
 def _alignment(sequences: Sequences, blank_id: int) -> jax.Array:
     lattice, _, _ = _lattice(sequences, blank_id, LOGITS)
-    shares = _by_sequence(paths.occupancies(lattice, paths.meet(lattice)), sequences)
+    shares = _by_sequence(lattices.occupancies(lattice, lattices.meet(lattice)), sequences)
     labels = jax.vmap(lambda x, rank: x[:, 1 + rank])(shares, _rank(sequences.present))
     return jnp.where(sequences.present[:, None], labels, 0 * jnp.sum(shares, 2, keepdims=True))
 
@@ -282,7 +282,7 @@ def _lattice(
         normalizer = _normalizer(scores, frames, symbol, score)
         factors = factors - normalizer.peak[..., None]
     factors = jnp.moveaxis(factors, kind.batch_axis, 1)
-    lattice = paths.lattice(symbols, factors, frames.T, _count(present))
+    lattice = lattices.lattice(symbols, factors, frames.T, _count(present))
     return lattice, symbols, normalizer
 
 
