@@ -221,3 +221,16 @@ def test_examples_that_vary_over_devices_beside_labels_that_do_not():
     gradient = jax.jit(jax.grad(spread, 1))(twice, w, LABELS)
     wanted = jax.grad(lambda w: F.linear_cross_entropy(x, w, LABELS))(w)
     np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_the_context_says_the_precision_where_the_argument_does_not():
+    halves, _ = operands(jnp.bfloat16)
+
+    def slope(**options):
+        return jax.grad(lambda w: jnp.sum(linear(halves[0], w, LABELS, **options)))(halves[1])
+
+    plain = slope()
+    with jax.default_matmul_precision("highest"):
+        inside = slope()
+    np.testing.assert_array_equal(inside, slope(precision="highest"))
+    assert not np.array_equal(inside, plain)

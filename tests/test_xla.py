@@ -403,7 +403,7 @@ def test_the_transpose_is_the_one_by_hand():
         assert " scatter(" in control
         x = jnp.arange(X.size, dtype=jnp.float32).reshape(X.shape) / X.size
         np.testing.assert_allclose(way(xla.linear, x), way(automatic, x), rtol=1e-6)
-    with pytest.raises(NotImplementedError, match="linear_call"):  # Or it is what to write.
+    with pytest.raises(NotImplementedError, match="linear_call"):  # Else `linear` may go.
         batch(called, jnp.ones(X.shape))
     # The equation around it takes nothing.
     assert np.all(cost(functools.partial(pull, xla.linear), X) < [0.1, 2.1])

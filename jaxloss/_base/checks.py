@@ -227,9 +227,9 @@ def _widened(value: jax.Array) -> Any:
     """What `value` contributes to the common dtype: float32 for halves, nothing for integers."""
     if not jnp.issubdtype(value.dtype, jnp.inexact):
         return None
-    if jnp.finfo(value.dtype).bits < 32:
-        return jnp.dtype(jnp.float32)
-    return value  # The array itself, since a weakly typed one must not widen the others.
+    widest = wide(value.dtype)
+    # The array itself, since a weakly typed one must not widen the others.
+    return value if widest == value.dtype else widest
 
 
 def same_shape(**values: jax.Array) -> None:

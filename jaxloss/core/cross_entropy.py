@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
-from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find
+from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find, weights_at
 
 
 @public(
@@ -193,8 +193,7 @@ def losses_of_labels(
     logits, peak, present = _prepared(logits, where, classes)
     losses, log_sum = _surprise(logits, peak, found, classes)
     if weights is not None:
-        weight = classes.sum(jnp.where(found.hot, weights, 0))
-        losses = elementwise.product(weight, losses)
+        losses = elementwise.product(weights_at(found, weights, classes), losses)
     if smoothing is not None:
         even = _even_labels(logits, where, weights, classes)
         alike = weights is None and not classes.are_masked(where)

@@ -68,8 +68,8 @@ class Loss:
             super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
-        # A dictionary, since not every loss has every field.
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        # Not every loss has them as fields, and a user's subclass may have a method of that name.
+        fields = vars(self)
         size_average, reduce = fields.get("size_average"), fields.get("reduce")
         if size_average is not None or reduce is not None:
             self.reduction = legacy_reduction(size_average, reduce, stacklevel=3)

@@ -111,6 +111,11 @@ def expand_weights(
     return jnp.expand_dims(jnp.transpose(class_weights, order), others)
 
 
+def weights_at(labels: Labels, weights: jax.Array, classes: ClassAxes) -> jax.Array:
+    """The weight at each label, the class axes kept; 0 where the label points nowhere."""
+    return classes.sum(jnp.where(labels.hot, weights, 0))
+
+
 def label_weights(
     class_weights: ArrayLike | None, scores: jax.Array, labels: Labels, classes: ClassAxes
 ) -> jax.Array:
@@ -118,4 +123,4 @@ def label_weights(
     weights = expand_weights(class_weights, scores, classes)
     if weights is None:
         return classes.squeeze(labels.present & ~labels.bad).astype(scores.dtype)
-    return classes.squeeze(classes.sum(jnp.where(labels.hot, weights, 0)))
+    return classes.squeeze(weights_at(labels, weights, classes))

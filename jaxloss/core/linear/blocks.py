@@ -50,6 +50,7 @@ class How(NamedTuple):
         """Whether what goes back through a product is rounded to the dtype of its operands."""
         precision = self.precision
         if precision is None:
+            # JAX defines its options at run time only.
             precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
         asked = precision if isinstance(precision, tuple) else (precision,)
         exact = {"highest", "float32", lax.Precision.HIGHEST}
@@ -173,12 +174,7 @@ def _sum_of_losses_jvp(how, primals, tangents):
     # logits exist: with three products of the kernel's size in all instead of four.
     (rows, shared), dots = _differentiated(primals, tangents)
     losses, gradients = _losses_and_gradients(rows, shared, None, dots, how, False)
-    wide = checks.wide(rows.inputs.dtype)
-
-    def inner(gradient: jax.Array, dot: jax.Array) -> jax.Array:
-        return jnp.sum(gradient.astype(wide) * dot.astype(wide))
-
-    parts = jax.tree.map(inner, gradients, dots)
+    parts = jax.tree.map(lambda x, dot: jnp.sum(_widened(x) * _widened(dot)), gradients, dots)
     return jnp.sum(losses), sum(jax.tree.leaves(parts))
 
 
