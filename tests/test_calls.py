@@ -8,12 +8,14 @@ import pathlib
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import LOSSES
+from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 import jaxloss
@@ -147,6 +149,27 @@ def test_a_term_may_be_absent_in_any_place():
     np.testing.assert_array_equal(loss(x, 2.0, 3, 2.0), 8 * x)
     assert seen[:2] == [(0.0, 3), (0.0, 2)]
     assert isinstance(seen[2][0], jax.core.Tracer)
+
+
+def test_a_public_function_is_one_jit(monkeypatch):
+    """Whether checkify may be around a call is a flag of it, and no second program to keep."""
+    made, jit = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda *a, **k: made.append(jit(*a, **k)) or made[-1])
+
+    @public(labels=("y",), static=("p",))
+    @chex.assert_max_traces(n=2)  # One for each value of the flag.
+    def loss(x: ArrayLike, y: ArrayLike, p: int = 2) -> jax.Array:
+        return jnp.asarray(x)[jnp.asarray(y)] ** p
+
+    monkeypatch.undo()
+    assert len(made) == 1
+    for _ in range(2):
+        wanted = loss(X, 0)
+        np.testing.assert_array_equal(jit(lambda x: loss(x, 0))(X), wanted)
+        np.testing.assert_array_equal(jax.vmap(lambda x: loss(x, 0))(X[None])[0], wanted)
+        np.testing.assert_array_equal(checkify.checkify(lambda x: loss(x, 0))(X)[1], wanted)
+    with pytest.raises(AssertionError, match="traced"):  # The count can fail.
+        loss(X, 0, p=3)
 
 
 FIRST_IMPORTS = {
