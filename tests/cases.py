@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ Args = tuple[np.ndarray, ...]
 WEIGHTS = np.array([0.5, 2.0, 1.0, 0.25, 3.0])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # Each row is itself, and keys a cache.
 class Loss:
     """A loss with one configuration, as the core door and torch's door spell it.
 
@@ -521,6 +522,18 @@ def scalar(loss: Loss, door: str, args: tuple, positions: tuple[int, ...] | None
         return call(*full).sum()
 
     return total, tuple(args[p] for p in positions)
+
+
+@functools.cache
+def gradients(loss: Loss) -> Callable[[tuple], tuple[jax.Array, ...]]:
+    """Those of the sum by each of the row's floats, as one program that many properties share."""
+
+    @jax.jit
+    def run(args):
+        f, floats = scalar(loss, "core", args)
+        return jax.grad(f, range(len(floats)))(*floats)
+
+    return run
 
 
 def prepared(loss: Loss, door: str, seed: int = 1):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, ROWWISE, scalar
+from cases import BY_NAME, LOSSES, ROWWISE, gradients, scalar
 
 import jaxloss
 from jaxloss import functional as F
@@ -15,34 +15,34 @@ ULP = 2.0**-23
 
 def numerical_jacobian(f, x, step=1e-4):
     """Central differences with one Richardson step, of a function of one array."""
-    directions = step * np.eye(x.size).reshape(x.size, *x.shape)
-    shifted = np.asarray(x) + np.multiply.outer([-2.0, -1.0, 1.0, 2.0], directions)
-    values = jax.jit(jax.vmap(jax.vmap(f)))(shifted)
+    directions = step * jnp.eye(x.size).reshape(x.size, *x.shape)
+    shifted = x[None, None] + jnp.multiply.outer(jnp.array([-2.0, -1.0, 1.0, 2.0]), directions)
+    values = jax.vmap(jax.vmap(f))(shifted)
     slopes = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
-    return np.moveaxis(np.asarray(slopes), 0, -1).reshape((*slopes.shape[1:], *x.shape))
+    return jnp.moveaxis(slopes, 0, -1).reshape((*slopes.shape[1:], *x.shape))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_gradient_is_the_finite_difference(loss, x64):
-    f, floats = scalar(loss, "core", loss.inputs(np.float64, seed=3))
-    for position, got in enumerate(jax.grad(f, range(len(floats)))(*floats)):
+    args = loss.inputs(np.float64, seed=3)
 
-        def alone(x, position=position):
-            return f(*floats[:position], x, *floats[position + 1 :])
+    @jax.jit
+    def numerical(args):
+        def alone(position):
+            f, (x,) = scalar(loss, "core", args, (position,))
+            return numerical_jacobian(f, x)
 
-        wanted = numerical_jacobian(alone, floats[position])
+        return [alone(position) for position in loss.floats]
+
+    for got, wanted in zip(gradients(loss)(args), numerical(args), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_float32_gradient_is_the_float64_one(loss):
-    def gradients(dtype):
-        f, floats = scalar(loss, "core", loss.inputs(dtype, seed=4))
-        return jax.grad(f, range(len(floats)))(*floats)
-
     with jax.enable_x64(True):
-        exact = gradients(np.float64)
-    for got, wanted in zip(gradients(np.float32), exact, strict=True):
+        exact = gradients(loss)(loss.inputs(np.float64, seed=4))
+    for got, wanted in zip(gradients(loss)(loss.inputs(seed=4)), exact, strict=True):
         assert got.dtype == jnp.float32
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(got, wanted, rtol=4 * ULP, atol=4 * ULP * scale)
@@ -50,12 +50,12 @@ def test_float32_gradient_is_the_float64_one(loss):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_forward_mode_is_reverse_mode(loss, x64):
-    f, floats = scalar(loss, "core", loss.inputs(np.float64, seed=5))
+    args = loss.inputs(np.float64, seed=5)
+    f, floats = scalar(loss, "core", args)
     tangents = loss.inputs(np.float64, seed=6)
     tangents = tuple(tangents[p] for p in loss.floats)
     _, forward = jax.jvp(f, floats, tangents)
-    gradients = jax.grad(f, range(len(floats)))(*floats)
-    reverse = sum(jnp.vdot(g, t) for g, t in zip(gradients, tangents, strict=True))
+    reverse = sum(np.vdot(g, t) for g, t in zip(gradients(loss)(args), tangents, strict=True))
     np.testing.assert_allclose(forward, reverse, rtol=1e-12)
 
 
@@ -73,16 +73,18 @@ def test_second_order(loss, x64):
     @jax.jit
     def derivatives(x):
         # Inside scan some versions of JAX lose custom rules.
-        return {
-            "forward over reverse": jax.jacfwd(jax.grad(plain))(x),
-            "reverse over reverse": jax.jacrev(jax.grad(plain))(x),
-            "forward over reverse, inside scan": jax.jacfwd(jax.grad(scanned))(x),
+        slope, slope_inside = jax.grad(plain), jax.grad(scanned)
+        orders = {
+            "forward over reverse": jax.jacfwd(slope)(x),
+            "reverse over reverse": jax.jacrev(slope)(x),
+            "forward over reverse, inside scan": jax.jacfwd(slope_inside)(x),
         }
+        return orders, numerical_jacobian(slope, x), slope(x), slope_inside(x)
 
-    wanted = numerical_jacobian(jax.grad(plain), x)
-    for order, got in derivatives(x).items():
+    orders, wanted, slope, slope_inside = derivatives(x)
+    for order, got in orders.items():
         np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-7, err_msg=order)
-    np.testing.assert_allclose(jax.grad(scanned)(x), jax.grad(plain)(x), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(slope_inside, slope, rtol=1e-12, atol=1e-14)
 
 
 # The gradient with respect to the first argument, at the point where formulas part.
