@@ -1,5 +1,6 @@
 """torch's recorded answers, values and gradients, and its signatures."""
 
+import functools
 import inspect
 import json
 import pathlib
@@ -31,37 +32,38 @@ def differs(call):
     return None
 
 
-def prepared(call, wide):
-    """Our value and gradients as a function of the differentiable arguments, and these."""
+def arrays(call, wide):
+    """The arrays of a call, by place or name."""
+    given = {str(place): a for place, a in enumerate(call.args)} | call.options
+    return {
+        name: jnp.asarray(a if wide else a.astype(NARROW[a.dtype.kind]))
+        for name, a in given.items()
+        if isinstance(a, np.ndarray)
+    }
 
-    def given(a):
-        if not isinstance(a, np.ndarray):
-            return a
-        return jnp.asarray(a if wide else a.astype(NARROW[a.dtype.kind]))
 
-    options = {name: given(v) for name, v in call.options.items()}
-    constants = [given(a) for a in call.args]
+@functools.cache
+def together(names):
+    """Our values and gradients of several calls as one program, whatever numbers they are of."""
 
-    def f(*floats):
-        args = list(constants)
-        for position, value in zip(call.differentiable, floats, strict=True):
-            args[position] = value
-        if call.function in FROM_LOGITS:
-            args[0] = jax.nn.log_softmax(args[0])
-        return getattr(F, call.function)(*args, **options)
+    def one(call, given):
+        def f(*floats):
+            own = given | dict(zip(map(str, call.differentiable), floats, strict=True))
+            args = [own.get(str(place), a) for place, a in enumerate(call.args)]
+            if call.function in FROM_LOGITS:
+                args[0] = jax.nn.log_softmax(args[0])
+            options = {name: own.get(name, a) for name, a in call.options.items()}
+            return getattr(F, call.function)(*args, **options)
 
-    def value_and_gradients(*floats):
-        value, pullback = jax.vjp(f, *floats)
+        value, pullback = jax.vjp(f, *(given[str(place)] for place in call.differentiable))
         return value, pullback(jnp.asarray(cotangent(value), value.dtype))
 
-    return value_and_gradients, tuple(constants[p] for p in call.differentiable)
+    return jax.jit(lambda given: [one(CALLS[n], own) for n, own in zip(names, given, strict=True)])
 
 
 def answers(chosen, wide):
-    """Our answers to several calls, compiled as one program."""
-    functions, floats = zip(*(prepared(call, wide) for call in chosen), strict=True)
-    together = jax.jit(lambda all_: [f(*own) for f, own in zip(functions, all_, strict=True)])
-    return together(floats)
+    """Our answers to calls, which share a program with others of the same names."""
+    return together(tuple(call.name for call in chosen))([arrays(call, wide) for call in chosen])
 
 
 def compare(call, ours, theirs, tolerance):
