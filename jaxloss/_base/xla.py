@@ -1,6 +1,6 @@
 """The cellar: every idiom whose only purpose is to persuade JAX or XLA.
 
-Each says what happens without it, what it is worth, and when it may go. `tests/test_xla.py` shows
+Each says what happens without it, what it is worth, and when it may go. `tests/test_xla*.py` show
 each beside what one would write instead: the day that does as well, the test fails.
 
 What they answer to, on a CPU. A sum of XLA's takes in what it adds up if that is a chain of

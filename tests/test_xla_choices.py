@@ -1,0 +1,112 @@
+"""The cellar's tricks that choose between two computations: what runs, and where."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from derivatives import check
+from jax import lax
+from test_xla import X, cost
+
+from jaxloss._base import xla
+
+# shortcut
+
+
+def lengths(x, shortcut=xla.shortcut, note=None):
+    """Each branch has an operation by which it is known, and one to call."""
+
+    def attempt():
+        return jnp.all(x > 0), jnp.sinh(x) ** 2
+
+    def careful():
+        if note is not None:
+            jax.debug.callback(note)
+        return jnp.sinh(x) ** 2 + 0 * jnp.cosh(x)
+
+    return shortcut(attempt, careful)
+
+
+@pytest.mark.parametrize(("x", "times"), [(1.0, 0), (-1.0, 1)])
+def test_what_shortcut_runs_on_a_cpu(x, times):
+    seen = []
+    found = jax.jit(lambda x: lengths(x, note=lambda: seen.append(True)))(jnp.full(3, x))
+    jax.effects_barrier()
+    np.testing.assert_allclose(found, np.sinh(1) ** 2, rtol=1e-6)
+    assert len(seen) == times
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_where_a_branch_costs_there_is_none(platform):
+    def lowered(f):
+        return jax.jit(f).trace(jnp.ones(3)).lower(lowering_platforms=(platform,)).as_text()
+
+    def attempted(attempt, careful):
+        right, result = attempt()
+        return lax.cond(right, lambda: result, careful)
+
+    control = lowered(functools.partial(lengths, shortcut=attempted))
+    assert "stablehlo.reduce" in control
+    found = lowered(lengths)
+    assert "stablehlo.reduce" not in found  # The question, and so what it is asked of.
+    assert found.count("sinh") < control.count("sinh")
+
+
+def test_shortcut():
+    x = np.array([-2, -0.25, 0.5, 1], np.float32)
+    t = x.astype(np.float64)
+    # Row by row, and in a batch: there both are computed, and one is chosen.
+    check(lengths, [x], np.sinh(t) ** 2, [np.sinh(2 * t)], [[2 * np.cosh(2 * t)]])
+
+
+# sum_where
+
+
+def one_sum(total, rows, x):
+    return total(rows & x)
+
+
+def two_sums(total, rows, x):
+    return jnp.where(rows, total(x), total(False))
+
+
+def below_peak(sum_where, x, labels):
+    """A sum over rows that another one chooses."""
+    exps = jnp.exp(x - jnp.max(x, 1, keepdims=True))
+    rows = jnp.sum(exps, 1, keepdims=True) < 1.5
+
+    def total(at_peak):
+        return jnp.sum(labels * (x - jnp.where(at_peak, 1, 0)), 1, keepdims=True)
+
+    return sum_where(total, rows, exps > 0.75)
+
+
+def test_sum_where_is_one_sum_on_a_cpu():
+    one, two = (cost(functools.partial(below_peak, f), X, X) for f in (xla.sum_where, two_sums))
+    np.testing.assert_array_equal(one, cost(functools.partial(below_peak, one_sum), X, X))
+    assert one[1] < two[1] - 0.9
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_sum_where_waits_for_no_sum_elsewhere(platform):
+    def sums(f):
+        lowered = jax.jit(functools.partial(below_peak, f)).trace(X, X)
+        return lowered.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.reduce(")
+
+    assert sums(xla.sum_where) == sums(two_sums) == sums(one_sum) + 1
+
+
+@pytest.mark.parametrize("f", [xla.sum_where, one_sum, two_sums])
+def test_sum_where(f):
+    x = jnp.array([[3.0, 0, -2], [0, 0, 0]])
+    labels = jnp.array([[0.5, 0.25, 1], [1, 2, 3]])
+    at_peak = np.array([[1, 0, 0], [0, 0, 0]], np.float32)
+    wanted = np.sum(labels * (x - at_peak), 1, keepdims=True)
+    g = functools.partial(below_peak, f)
+    np.testing.assert_allclose(g(x, labels), wanted, rtol=1e-6)
+    rows = jax.vmap(lambda x, labels: g(x[None], labels[None])[0])(x, labels)
+    np.testing.assert_allclose(rows, wanted, rtol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(g(x, labels)))(x)
+    np.testing.assert_allclose(slope, labels, rtol=1e-6)
