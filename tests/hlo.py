@@ -164,6 +164,16 @@ def operations(program, name):
     return sum(i.op == name for i in instructions(program))
 
 
+def sequence(program):
+    """The types and operations of a compiled program, in order, whatever their names are."""
+    return [(i.type, i.op) for i in instructions(program)]
+
+
+def mentions(program, word):
+    """Whether a program has a word in it, as XLA gets it."""
+    return word in program.as_text()
+
+
 def scatters(f, *args):
     """As XLA gets them; what the compiler makes of other things is for it to answer."""
     return operations(lowered(f, *args), "scatter")

@@ -113,3 +113,21 @@ def test_collectives():
     assert hlo.gathering(added) == []
     assert hlo.added_up(added) == [3]
     assert hlo.collectives(hlo.instructions(spread(jnp.sin))) == []
+
+
+def test_sequence():
+    def found(f):
+        return hlo.sequence(hlo.lowered(f, X).compile())
+
+    assert found(jnp.sin) == found(lambda x: jnp.sin(x))
+    assert found(jnp.sin) != found(jnp.cos)
+    assert found(jnp.sin) != found(lambda x: jnp.sin(x[:2]))
+
+
+def test_mentions():
+    @jax.jit
+    def checked(x):
+        return jnp.sin(x)
+
+    assert hlo.mentions(hlo.lowered(lambda x: 2 * checked(x), X), "check")
+    assert not hlo.mentions(hlo.lowered(passing, X), "check")
