@@ -1,27 +1,24 @@
-"""Adaptive softmax: torch's parameters and numbers, any mix of clusters in one program."""
+"""Adaptive softmax: its formula, and any mix of clusters in one program."""
 
 # pyright: reportArgumentType=false
 # Wrong calls are a subject here.
 
-import importlib
+import functools
 import re
 from typing import Any
 
-import flax.linen as nn
 import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from jax import export
 from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import jaxloss.linen
-import jaxloss.nnx
+import jaxloss
 
 FEATURES, CLASSES, CUTOFFS = 8, 20, (4, 9)
 RNG = np.random.default_rng(0)
@@ -34,10 +31,6 @@ TAIL = [
 INPUTS, LABELS = RNG.normal(size=(8, FEATURES)), np.array([0, 3, 4, 8, 19, 5, 2, 0])
 EXAMPLES = np.arange(8)
 BIAS = pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
-# torch's names of the parameters.
-NAMED = {"head.weight": HEAD, "head.bias": HEAD_BIAS} | {
-    f"tail.{i}.{j}.weight": TAIL[i][j] for i in range(2) for j in range(2)
-}
 
 
 def log_softmax(logits):
@@ -199,19 +192,20 @@ def test_bad_label_is_nan_in_its_example_alone(bad):
     assert not any(np.isnan(x).any() for x in jax.tree.leaves(of_parameters["tail"]))
 
 
+def check_that_checkify_names(f, words):
+    """A label that is no class, where every other is fine."""
+    checked = jax.jit(checkify.checkify(f))
+    checked(LABELS)[0].throw()
+    for bad in (-1, CLASSES):
+        error, _ = checked(np.where(EXAMPLES == 5, bad, LABELS))
+        with pytest.raises(checkify.JaxRuntimeError, match=words + r"must be a class in \[0, 20\)"):
+            error.throw()
+
+
 def test_bad_label_is_named_by_checkify():
-    inputs, words = jnp.asarray(INPUTS, jnp.float32), r"must be a class in \[0, 20\)"
-    module = nnx_module(True)
-    for f, name in (
-        (lambda y: losses(parameters(), inputs, y), "adaptive_softmax_cross_entropy: `labels` "),
-        (lambda y: module(inputs, y), "AdaptiveLogSoftmaxWithLoss: `target_` "),
-    ):
-        checked = jax.jit(checkify.checkify(f))
-        checked(LABELS)[0].throw()
-        for bad in (-1, CLASSES):
-            error, _ = checked(np.where(EXAMPLES == 5, bad, LABELS))
-            with pytest.raises(checkify.JaxRuntimeError, match=name + words):
-                error.throw()
+    inputs = jnp.asarray(INPUTS, jnp.float32)
+    words = "adaptive_softmax_cross_entropy: `labels` "
+    check_that_checkify_names(lambda y: losses(parameters(), inputs, y), words)
 
 
 def test_clusters_do_not_see_the_examples_of_others():
@@ -250,6 +244,7 @@ def test_blocks_of_examples_outside_a_cluster_are_skipped(x64):
     args, tangents = (given, inputs), jax.tree.map(lambda x: jnp.sin(7 * x), (given, inputs))
     cotangent = np.cos(np.arange(200))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def derivatives(f):
         value, tangent = jax.jvp(f, args, tangents)
         gradient = jax.grad(lambda *args: f(*args) @ cotangent, (0, 1))
@@ -257,7 +252,7 @@ def test_blocks_of_examples_outside_a_cluster_are_skipped(x64):
         back = jax.grad(lambda *args: optax.tree.vdot(gradient(*args), tangents), (0, 1))
         return value, tangent, gradient(*args), second, back(*args)
 
-    compare(jax.jit(derivatives, static_argnums=0)(mine), derivatives(plain), 1e-11)
+    compare(derivatives(mine), derivatives(plain), 1e-11)
     found = jax.vmap(mine, (None, 0))(given, jnp.stack([inputs, 2 * inputs]))
     np.testing.assert_allclose(found, [plain(given, inputs), plain(given, 2 * inputs)], rtol=1e-11)
 
@@ -342,163 +337,9 @@ def test_every_platform_and_no_scatter():
     assert hlo.operations(program, "scatter") == 0
 
 
-def nnx_module(bias, dtype: Any = jnp.float32):
-    """The NNX module with the parameters above, found under torch's names."""
-    module = jaxloss.nnx.AdaptiveLogSoftmaxWithLoss(
-        FEATURES, CLASSES, CUTOFFS, 2.0, head_bias=bias, rngs=nnx.Rngs(0)
-    )
-    state = nnx.state(module, nnx.Param)
-    for path, parameter in nnx.to_flat_state(state):
-        value = NAMED[".".join(map(str, path))]
-        assert parameter.shape == value.shape
-        parameter.set_value(jnp.asarray(value, dtype))
-    nnx.update(module, state)
-    return module
-
-
-def linen_module(bias):
-    """The same in Linen, with its variables."""
-    module = jaxloss.linen.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, [*CUTOFFS], 2.0, bias)
-    tree: dict[str, dict[str, jax.Array]] = {}
-    for name, value in NAMED.items():
-        layer, own = name.rsplit(".", 1)
-        if bias or own != "bias":
-            tree.setdefault(layer.replace(".", "_"), {})[own] = jnp.asarray(value, jnp.float32)
-    return module, {"params": tree}
-
-
-@BIAS
-def test_modules(bias):
-    inputs, wanted = jnp.asarray(INPUTS, jnp.float32), exact(INPUTS, bias)
-    mine, (twin, variables) = nnx_module(bias), linen_module(bias)
-    own = wanted[EXAMPLES, LABELS]
-
-    def call(*args, method=None) -> Any:
-        return twin.apply(variables, *args, method=method)
-
-    for found in (mine(inputs, LABELS), call(inputs, LABELS)):
-        assert found._fields == ("output", "loss")
-        np.testing.assert_allclose(found.output, own, rtol=1e-6)
-        np.testing.assert_allclose(found.loss, -own.mean(), rtol=1e-6)
-    for rows in (mine.log_prob(inputs), call(inputs, method="log_prob")):
-        np.testing.assert_allclose(rows, wanted, rtol=2e-6)
-    for best in (mine.predict(inputs), call(inputs, method="predict")):
-        np.testing.assert_array_equal(best, wanted.argmax(-1))
-    for alone in (mine(inputs[6], LABELS[6]), call(inputs[6], LABELS[6])):
-        assert alone.output.shape == alone.loss.shape == ()
-        np.testing.assert_allclose(alone.output, own[6], rtol=1e-6)
-    assert mine.predict(inputs[6]) == wanted[6].argmax()
-    graph, state = nnx.split(mine)
-    np.testing.assert_array_equal(
-        nnx.merge(graph, state)(inputs, LABELS).output, mine(inputs, LABELS).output
-    )
-
-
-def test_initial_parameters():
-    module, _ = linen_module(True)
-    drawn: Any = module.init(jax.random.key(0), INPUTS.astype(np.float32), LABELS)["params"]
-    mine = jaxloss.nnx.AdaptiveLogSoftmaxWithLoss(
-        FEATURES, CLASSES, CUTOFFS, 2.0, True, rngs=nnx.Rngs(0)
-    )
-    flat = {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(mine))}
-    assert flat.keys() == NAMED.keys()
-    for name, value in NAMED.items():
-        layer, own = name.rsplit(".", 1)
-        features = NAMED[layer + ".weight"].shape[1]
-        for x in (flat[name], drawn[layer.replace(".", "_")][own]):
-            assert x.shape == value.shape
-            assert 0.5 < np.abs(x).max() * features**0.5 <= 1
-    assert len(jax.tree.leaves(drawn)) == len(jax.tree.leaves(nnx.state(mine, nnx.Param))) == 6
-
-
-def test_linen_module_hashes_and_lifts():
-    module, variables = linen_module(False)
-    inputs = jnp.asarray(INPUTS, jnp.float32)
-    assert hash(module) == hash(module.clone())
-    assert module == jaxloss.linen.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, CUTOFFS, 2.0)
-    lifted = nn.jit(jaxloss.linen.AdaptiveLogSoftmaxWithLoss)(FEATURES, CLASSES, CUTOFFS, 2.0)
-    wanted = module.apply(variables, inputs, LABELS)
-    compare(lifted.apply(variables, inputs, LABELS), wanted, 1e-6)
-
-
-def test_training_an_nnx_module():
-    module = nnx_module(True)
-    optimizer = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(module, optimizer, inputs):
-        loss, gradient = nnx.value_and_grad(lambda m: m(inputs, LABELS).loss)(module)
-        optimizer.update(module, gradient)
-        return loss
-
-    values = [step(module, optimizer, jnp.asarray(INPUTS, jnp.float32)) for _ in range(30)]
-    assert values[-1] < 0.5 * values[0]
-
-
-def check_against_torch(kind, tolerance, bias):
-    torch = importlib.import_module("torch")
-    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, CUTOFFS, 2.0, head_bias=bias)
-    theirs = theirs.to(getattr(torch, kind))
-    named = {name: torch.tensor(NAMED[name]) for name in theirs.state_dict()}
-    theirs.load_state_dict(named)
-    inputs = torch.tensor(INPUTS).to(getattr(torch, kind)).requires_grad_()
-    output, loss = theirs(inputs, torch.tensor(LABELS))
-    loss.backward()
-    mine, x = nnx_module(bias, kind), jnp.asarray(INPUTS, kind)
-    graph, state = nnx.split(mine)
-
-    @jax.jit
-    def answers(state, x):
-        def f(state, x):
-            found = nnx.merge(graph, state)(x, LABELS)
-            return found.loss, found.output
-
-        return jax.value_and_grad(f, (0, 1), has_aux=True)(state, x)
-
-    (value, log_prob), (of_parameters, of_inputs) = answers(state, x)
-    assert value.dtype == kind
-    np.testing.assert_allclose(log_prob, output.detach(), rtol=tolerance)
-    np.testing.assert_allclose(value, loss.detach(), rtol=tolerance)
-    found = {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(of_parameters)}
-    reference = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
-    assert found.keys() == reference.keys()
-    compare((found, of_inputs), (reference, inputs.grad.numpy()), tolerance)
-    rows = theirs.log_prob(inputs).detach()
-    np.testing.assert_allclose(mine.log_prob(x), rows, rtol=tolerance, atol=tolerance)
-    np.testing.assert_array_equal(mine.predict(x), theirs.predict(inputs))
-
-
-@pytest.mark.parametrize("door", [jaxloss.nnx, jaxloss.linen], ids=["nnx", "linen"])
-def test_what_the_constructor_refuses(door):
-    rngs = {"rngs": nnx.Rngs(0)} if door is jaxloss.nnx else {}
-
-    def made(cutoffs, div_value=2.0):
-        return door.AdaptiveLogSoftmaxWithLoss(FEATURES, CLASSES, cutoffs, div_value, **rngs)
-
-    assert made(np.array(CUTOFFS)).cutoffs == CUTOFFS
-    for cutoffs in ([], [3, 2], [0, 4], [-1, 4], [5, CLASSES], [5, 5], [2.5], [2.0], "ab", 5):
-        words = f"must be increasing integers in [1, 19], at least one, got {cutoffs}"
-        with pytest.raises(
-            ValueError, match=re.escape("AdaptiveLogSoftmaxWithLoss: `cutoffs` " + words)
-        ):
-            made(cutoffs)
-    for div_value, words in (
-        (4.0, "leave cluster 1 at least one of 8 features, got 4.0"),
-        (1e200, r"leave cluster 0 at least one of 8 features, got 1e\+200"),
-        (0, "be positive, got 0"),
-        (-2.0, "be positive, got -2.0"),
-        (np.nan, "be positive, got nan"),
-    ):
-        with pytest.raises(
-            ValueError, match="AdaptiveLogSoftmaxWithLoss: `div_value` must " + words
-        ):
-            made(CUTOFFS, div_value)
-
-
 def test_wrong_arguments_are_named():
     given, inputs = parameters(), jnp.asarray(INPUTS, jnp.float32)
-    core, name = "adaptive_softmax_cross_entropy: ", "AdaptiveLogSoftmaxWithLoss: "
-    module, (twin, variables) = nnx_module(True), linen_module(True)
+    core = "adaptive_softmax_cross_entropy: "
     wrong = inputs[:, :3]
     for call, error, words in (
         (
@@ -550,36 +391,6 @@ def test_wrong_arguments_are_named():
             lambda: log_probs(given, jnp.float32(1)),
             ValueError,
             "adaptive_log_softmax: `inputs` must have shape (..., D), got ()",
-        ),
-        (
-            lambda: module(wrong, LABELS),
-            ValueError,
-            name + "`input_` must have shape (8,) or (N, 8), got (8, 3)",
-        ),
-        (
-            lambda: module(inputs[None], LABELS[None]),
-            ValueError,
-            name + "`input_` must have shape (8,) or (N, 8), got (1, 8, 8)",
-        ),
-        (
-            lambda: module(inputs.astype(int), LABELS),
-            TypeError,
-            name + "`input_` must be a floating-point array, got int32",
-        ),
-        (
-            lambda: module(inputs, LABELS[0]),
-            ValueError,
-            name + "`target_` must have shape (8,), got ()",
-        ),
-        (
-            lambda: twin.apply(variables, inputs, inputs[:, 0]),
-            TypeError,
-            name + "`target_` must be an array of integers, got float32",
-        ),
-        (
-            lambda: twin.apply(variables, wrong, method="predict"),
-            ValueError,
-            name + "`input` must have shape (8,) or (N, 8), got (8, 3)",
         ),
     ):
         with pytest.raises(error, match=re.escape(words)):

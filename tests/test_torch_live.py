@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from record_torch_reference import ask
-from test_adaptive_softmax import check_against_torch
+from test_adaptive_softmax_modules import check_against_torch
 from test_porting import IDS, PAIRS, TOLERANCE, load
 from test_torch import FUNCTIONS, answers, compare
 from torch_cases import calls
