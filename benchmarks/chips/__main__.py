@@ -8,12 +8,13 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 from tqdm import tqdm
 
 from benchmarks.chips import report, topology
@@ -28,7 +29,7 @@ def options(given: list[str] | None = None) -> argparse.Namespace:
     add("--chip", choices=topology.CHIPS, help="to compile for; nobody has to own one")
     add("--mesh", metavar="4x4", default="", help="linear cross entropy on a mesh of such chips")
     add("--list", action="store_true", help="name the workloads and stop")
-    add("--json", type=Path, metavar="FILE", help="write a line of JSON for each workload")
+    add("--json", type=Path, metavar="FILE", help="write a line of JSON for each workload into it")
     add("--read", type=Path, metavar="FILE", nargs="+", help="show what --json wrote")
     add("--plot", type=Path, metavar="FILE", help="draw the ratios")
     return parser.parse_args(given)
@@ -56,6 +57,7 @@ def record(case: Case, chip: topology.Chip, shape: str) -> dict[str, Any]:
     return {
         "workload": case.name,
         "group": case.group,
+        "dtype": str(case.shapes()[0].dtype),
         "chip": chip.name,
         "mesh": shape,
         "versions": report.versions(),
@@ -73,7 +75,7 @@ def _costs(
     shape: str,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
-        sharding = lambda spec: chip.one  # noqa: E731
+        sharding: Callable[[Any], Sharding] = chip.one_device
         if shape:
             devices = np.array(chip.devices).reshape(int(shape.split("x")[0]), -1)
             mesh = Mesh(devices, ("data", "model"), axis_types=(contender.axes,) * 2)
@@ -88,20 +90,31 @@ def _costs(
         return costs(program, chip) | {"compile_seconds": round(seconds, 2)}
 
 
+def run(chosen: list[Case], chip: topology.Chip, given: argparse.Namespace) -> list[Any]:
+    """Compiles the chosen workloads; what the JSON file has of others stays in it."""
+    found = {}
+    if given.json and given.json.exists():
+        found = {r["workload"]: r for r in map(json.loads, given.json.read_text().splitlines())}
+    progress = tqdm(chosen, unit="workload", file=sys.stderr)
+    for case in progress:
+        progress.set_postfix_str(case.name)
+        found[case.name] = record(case, chip, given.mesh)
+        if given.json:
+            kept = (found[other.name] for other in cases(given.mesh) if other.name in found)
+            given.json.write_text("".join(json.dumps(r) + "\n" for r in kept))
+    return [found[case.name] for case in chosen]
+
+
 def main() -> None:
     given = options()
-    patterns = [re.compile(name) for name in given.names or [""]]
-    chosen = [
-        case
-        for case in cases(given.mesh)
-        if any(pattern.search(f"{case.group}: {case.name}") for pattern in patterns)
-    ]
+
+    def wanted(group: str, name: str) -> bool:
+        return any(re.search(pattern, f"{group}: {name}") for pattern in given.names or [""])
+
+    chosen = [case for case in cases(given.mesh) if wanted(case.group, case.name)]
     if given.read:
         lines = [line for file in given.read for line in file.read_text().splitlines()]
-        records = [json.loads(line) for line in lines]
-        records = [
-            r for r in records if any(p.search(f"{r['group']}: {r['workload']}") for p in patterns)
-        ]
+        records = [r for r in map(json.loads, lines) if wanted(r["group"], r["workload"])]
     elif not chosen:
         raise SystemExit(f"no workload matches {' or '.join(given.names)}; --list names them")
     elif given.list:
@@ -114,18 +127,11 @@ def main() -> None:
             chip = topology.chip(given.chip, given.mesh)
         except topology.NotInstalledError as error:
             raise SystemExit(str(error)) from None
-        records = []
-        progress = tqdm(chosen, unit="workload", file=sys.stderr)
-        for case in progress:
-            progress.set_postfix_str(case.name)
-            records.append(record(case, chip, given.mesh))
-            if given.json:
-                given.json.write_text("".join(json.dumps(r) + "\n" for r in records))
+        records = run(chosen, chip, given)
     if not records:
         raise SystemExit("no records to show")
     print(", ".join(f"{name} {value}" for name, value in records[0]["versions"].items()))
-    parts = (report.table, report.brief, report.summary)
-    for part in parts:
+    for part in (report.table, report.brief, report.summary):
         print(f"\n{part(records)}")
     if given.plot:
         report.plot(records, given.plot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 import re
@@ -40,9 +41,10 @@ def compiled(
 
 def costs(program: jax.stages.Compiled, chip: Chip) -> dict[str, Any]:
     """What is read of a program; `cost` is in cycles on a TPU, in seconds on a GPU."""
-    memory = program.memory_analysis()
+    memory, written = program.memory_analysis(), program.as_text()
     assert memory is not None
-    text = Program(program.as_text())
+    assert written is not None
+    text = Program(written)
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
     found: dict[str, Any] = {
         "temporaries": memory.temp_size_in_bytes,
@@ -130,7 +132,7 @@ class Gpu:
         """The share that a fusion needs of each of its parameters."""
         # Slices of one array are added up; other users see the same entries.
         whole = {result.name: share for result in _results(self._text, computation)}
-        stored, slices = set(whole), Counter[str]()
+        stored, slices = set(whole), collections.defaultdict[str, float](float)
         parameters = {}
         for i in reversed(self._text.computations[computation].values()):
             needed = min(1.0, whole.get(i.name, 0.0) + slices[i.name])

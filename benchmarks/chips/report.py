@@ -37,7 +37,7 @@ def _rows(record: Record) -> Iterable[Sequence[str]]:
     for i, c in enumerate(record["contenders"]):
         names = record["workload"] if i == 0 else "", c["name"]
         if "error" in c:
-            yield (*names, c["error"], *[""] * (len(HEADER) - 3))
+            yield (*names, c["error"].partition(":")[0], *[""] * (len(HEADER) - 3))
             continue
         on_tpu = "kernels" not in c
         yield (
@@ -85,8 +85,7 @@ def brief(records: Sequence[Record]) -> str:
     for record in records:
         ratio = _ratio(record)
         if ratio is not None:
-            dtype = "bfloat16" if "bfloat16" in record["workload"] else "float32"
-            for line in (f"{record['group']}, {dtype}", "all"):
+            for line in (f"{record['group']}, {record['dtype']}", "all"):
                 ratios.setdefault(line, {}).setdefault(where(record), []).append(ratio)
     ratios["all"] = ratios.pop("all", {})  # The last line.
     lines = [["workloads", "", *places]]
@@ -103,21 +102,23 @@ def _span(ratios: Sequence[float] | None) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """The geometric mean of the ratios on each chip, and what has none."""
+    """The geometric mean of the ratios on each chip, and which workloads to distrust."""
     found: dict[str, list[float]] = {}
-    failed = []
+    doubts = []
     for record in records:
         ratio = _ratio(record)
         if ratio is None:
-            failed.append(f"{where(record)}: no ratio for {record['workload']}")
+            doubts.append(f"{where(record)}: no ratio for {record['workload']}")
         else:
             found.setdefault(where(record), []).append(ratio)
+        if any(contender.get("uncounted_loops") for contender in record["contenders"]):
+            doubts.append(f"{where(record)}: a loop counted as one turn in {record['workload']}")
     lines = [
         f"{place}: jaxloss costs {_mean(ratios):.2f} of optax or the plain formula in JAX, "
         f"in the geometric mean of {len(ratios)} workloads"
         for place, ratios in found.items()
     ]
-    return "\n".join(lines + failed)
+    return "\n".join(lines + doubts)
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

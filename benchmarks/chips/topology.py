@@ -38,8 +38,7 @@ class Chip:
     bandwidth: float = 0.0  # Of a GPU: bytes per second by its data sheet.
     rates: dict[str, float] = dataclasses.field(default_factory=dict)  # Operations per second.
 
-    @property
-    def one(self) -> SingleDeviceSharding:
+    def one_device(self, spec: None = None) -> SingleDeviceSharding:
         return SingleDeviceSharding(self.devices[0])
 
 

@@ -183,29 +183,29 @@ CASES = [
 
 # A mesh. ----------------------------------------------------------------------------------------
 
-# Where the classes and the features of the kernel lie; examples lie over "data".
-_KERNELS = {
-    "classes over model": P("model", None),
-    "features over data": P(None, "data"),
-    "classes over both": P(("data", "model"), None),
-    "classes over model, features over data": P("model", "data"),
+# What the examples are sharded over, and the classes and the features of the kernel.
+_LAYOUTS = {
+    "classes over model": (("data",), P("model", None)),
+    "features over data": (("data", "model"), P(None, "data")),
+    "classes over both": (("data", "model"), P(("data", "model"), None)),
+    "classes over model, features over data": (("data",), P("model", "data")),
 }
 
 
-def _mapped(spec: P) -> Loss:
+def _mapped(axes: tuple[str, ...], kernel_spec: P) -> Loss:
     """The loss of a device's own examples over its own classes, all features fetched first."""
-    classes, features = spec
+    classes, features = kernel_spec
+    # Who shares the classes sees the same examples.
+    own = tuple(axis for axis in axes if axis not in (classes or ()))
 
     def local(inputs, kernel, labels):
         if features is not None:
             kernel = lax.all_gather(kernel, features, axis=1, tiled=True)
-        if isinstance(classes, tuple):  # Who shares the classes must see the same examples.
-            inputs, labels = (lax.all_gather(x, "data", tiled=True) for x in (inputs, labels))
         losses = jaxloss.linear_softmax_cross_entropy(inputs, kernel, labels, axis_name=classes)
-        return lax.pmean(losses.mean(), "data")
+        return lax.pmean(losses.mean(), own)
 
     def loss(inputs, kernel, labels):
-        specs = P("data", None), spec, P("data")
+        specs = P(own), kernel_spec, P(own)
         return jax.shard_map(local, in_specs=specs, out_specs=P())(inputs, kernel, labels)
 
     return loss
@@ -215,13 +215,13 @@ def mesh_cases(examples: int, features: int, classes: int) -> list[Case]:
     """Linear cross entropy on a mesh: four ways for the kernel to lie, three to write it."""
     shapes = _bf16(examples, features), _bf16(classes, features), _s32(examples)
     cases = []
-    for where, spec in _KERNELS.items():
+    for where, (axes, kernel_spec) in _LAYOUTS.items():
         ways = {
             "automatic axes": Contender(F.linear_cross_entropy),
             "explicit axes": Contender(F.linear_cross_entropy, AxisType.Explicit),
-            "shard_map": Contender(_mapped(spec)),
+            "shard_map": Contender(_mapped(axes, kernel_spec)),
         }
-        specs = P("data", None), spec, P("data")
+        specs = P(axes), kernel_spec, P(axes)
         for how, ours in ways.items():
             contenders = {"jaxloss": ours, "plain, automatic axes": Contender(_PLAIN_MEAN)}
             name = f"linear_cross_entropy, {where}, {how}"
