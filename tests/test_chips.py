@@ -97,6 +97,13 @@ def test_a_loop_that_nobody_can_count_is_named():
     assert total_cycles(COUNTED.replace("subtract(%k", "multiply(%k"))[1] == {"outer"}
 
 
+def test_what_has_no_estimate_is_counted():
+    program = Program(COUNTED.replace(':"7"', f':"{2**63 - 1}"'))
+    runs = program.runs(compiled.cycles)
+    assert sum(run.times * compiled.cycles(run.instruction) for run in runs) == 0
+    assert sum(run.times for run in runs if compiled.unpriced(run.instruction)) == 5 * 3
+
+
 FUSED = """
 HloModule fused
 
@@ -287,7 +294,8 @@ def test_operands_are_not_widened(chip):
     assert set(compiled.costs(ours, chip)["products"]) == {"bf16 x bf16"}
     assert any("f32" in dtypes for dtypes in compiled.costs(theirs, chip)["products"])
     assert copied(ours, LINEAR[1].shape) == []
-    assert copied(theirs, LINEAR[1].shape)
+    if chip.platform == "cuda":  # A TPU's compiler takes even this copy into the products.
+        assert copied(theirs, LINEAR[1].shape)
 
 
 def mesh_costs(case, chip):

@@ -53,6 +53,7 @@ def costs(program: jax.stages.Compiled, chip: Chip) -> dict[str, Any]:
     if chip.platform == "tpu":
         runs = text.runs(cycles)
         found["cost"] = sum(run.times * cycles(run.instruction) for run in runs)
+        found["unpriced"] = sum(run.times for run in runs if unpriced(run.instruction))
     else:
         gpu = Gpu(text, chip)
         runs = text.runs(gpu.seconds)
@@ -71,7 +72,12 @@ def costs(program: jax.stages.Compiled, chip: Chip) -> dict[str, Any]:
 def cycles(i: Instruction) -> int:
     """What a TPU's compiler estimates."""
     found = re.search(r'"estimated_cycles":"(\d+)"', i.rest)
-    return int(found[1]) if found else 0
+    return int(found[1]) if found and not unpriced(i) else 0
+
+
+def unpriced(i: Instruction) -> bool:
+    """Whether the compiler says that it has no estimate, as for what another core does."""
+    return f'"estimated_cycles":"{2**63 - 1}"' in i.rest
 
 
 def launched(i: Instruction) -> bool:

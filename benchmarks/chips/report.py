@@ -15,6 +15,10 @@ HEADER = (
     "workload, contender, cost, ratio, of least bytes, kernels, temporaries, products, sent, "
     "in loops, compile s"
 ).split(", ")
+_DOUBTS = {
+    "uncounted_loops": "a loop counted as one turn",
+    "unpriced": "instructions without an estimate",
+}
 
 
 def versions() -> dict[str, str]:
@@ -111,8 +115,9 @@ def summary(records: Sequence[Record]) -> str:
             doubts.append(f"{where(record)}: no ratio for {record['workload']}")
         else:
             found.setdefault(where(record), []).append(ratio)
-        if any(contender.get("uncounted_loops") for contender in record["contenders"]):
-            doubts.append(f"{where(record)}: a loop counted as one turn in {record['workload']}")
+        for field, doubt in _DOUBTS.items():
+            if any(contender.get(field) for contender in record["contenders"]):
+                doubts.append(f"{where(record)}: {doubt} in {record['workload']}")
     lines = [
         f"{place}: jaxloss costs {_mean(ratios):.2f} of optax or the plain formula in JAX, "
         f"in the geometric mean of {len(ratios)} workloads"

@@ -73,7 +73,7 @@ def _look_for(module: str, name: str) -> Path:
     if found is None or not found.submodule_search_locations:
         raise NotInstalledError(
             f"{name}: its compiler is not installed ({module.split('.')[-1]}); "
-            "pip install -e '.[benchmarks,chips]' (for GPUs with Python 3.12 or later)"
+            "pip install -e '.[chips]' (for GPUs with Python 3.12 or later)"
         )
     return Path(next(iter(found.submodule_search_locations)))
 
