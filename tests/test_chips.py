@@ -5,11 +5,15 @@ Each probe finds its planted fault. The tests that compile run where the extra `
 
 import dataclasses
 import importlib.util
+import json
+import re
 import sys
+from pathlib import Path
 
 import hlo
 import jax
 import jax.numpy as jnp
+import matplotlib.image
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
@@ -18,6 +22,8 @@ from benchmarks.chips import __main__ as command
 from benchmarks.chips import compiled, topology, workloads
 from benchmarks.chips.loops import Program
 from jaxloss import functional as F
+
+RESULTS = sorted((Path(__file__).parent.parent / "benchmarks/results").glob("chips-*.jsonl"))
 
 COUNTED = """
 HloModule counted
@@ -203,6 +209,33 @@ def test_the_cases_are_listed(monkeypatch, capsys):
         command.main()
         names = capsys.readouterr().out.splitlines()
         assert len(names) == len(set(names)) == len(command.cases(mesh))
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_recorded_results_belong_to_cases(file):
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    ((chip, mesh),) = {(record["chip"], record["mesh"]) for record in records}
+    assert file.stem == "-".join(filter(None, ("chips", chip, mesh)))
+    names = [record["workload"] for record in records]
+    assert names == [case.name for case in command.cases(mesh) if case.name in names]
+    for record in records:
+        first, *others = record["contenders"]
+        assert first["name"] == "jaxloss"
+        for other in others:
+            if other["ratio"] is not None:
+                assert other["ratio"] * other["cost"] == pytest.approx(first["cost"])
+
+
+def test_tables_and_a_chart_of_what_was_recorded(monkeypatch, capsys, tmp_path):
+    picture = tmp_path / "chart.png"
+    given = ["chips", "--read", *map(str, RESULTS), "--plot", str(picture), "mse_loss|, smoothed"]
+    monkeypatch.setattr(sys, "argv", given)
+    command.main()
+    shown = capsys.readouterr().out
+    assert "| mse_loss" in shown
+    assert "| l1_loss" not in shown
+    assert re.search(r"v5e: jaxloss costs 0\.\d\d of optax or the plain formula", shown)
+    assert matplotlib.image.imread(picture).shape[1] > 800
 
 
 # Compiled. --------------------------------------------------------------------------------------
