@@ -108,22 +108,22 @@ def _span(ratios: Sequence[float] | None) -> str:
 def summary(records: Sequence[Record]) -> str:
     """The geometric mean of the ratios on each chip, and which workloads to distrust."""
     found: dict[str, list[float]] = {}
-    doubts = []
+    doubts: dict[str, list[str]] = {}
     for record in records:
-        ratio = _ratio(record)
+        ratio, place = _ratio(record), where(record)
         if ratio is None:
-            doubts.append(f"{where(record)}: no ratio for {record['workload']}")
+            doubts.setdefault(f"{place}: no ratio for", []).append(record["workload"])
         else:
-            found.setdefault(where(record), []).append(ratio)
+            found.setdefault(place, []).append(ratio)
         for field, doubt in _DOUBTS.items():
             if any(contender.get(field) for contender in record["contenders"]):
-                doubts.append(f"{where(record)}: {doubt} in {record['workload']}")
+                doubts.setdefault(f"{place}: {doubt} in", []).append(record["workload"])
     lines = [
         f"{place}: jaxloss costs {_mean(ratios):.2f} of optax or the plain formula in JAX, "
         f"in the geometric mean of {len(ratios)} workloads"
         for place, ratios in found.items()
     ]
-    return "\n".join(lines + doubts)
+    return "\n".join(lines + [f"{doubt} {'; '.join(names)}" for doubt, names in doubts.items()])
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
@@ -136,7 +136,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     places = list(dict.fromkeys(map(where, records)))
     names = list(dict.fromkeys(record["workload"] for record in records))
     figure, axes = pyplot.subplots(
-        figsize=(9, 1.2 + (0.06 + 0.09 * len(places)) * len(names)), layout="constrained"
+        figsize=(9, 1.5 + (0.06 + 0.055 * len(places)) * len(names)), layout="constrained"
     )
     height = 0.8 / len(places)
     for i, place in enumerate(places):
@@ -156,13 +156,13 @@ def plot(records: Sequence[Record], path: Path) -> None:
     axes.margins(y=0.01)
     axes.set_xlim(0, LONGEST)
     axes.set_xlabel("cost of jaxloss / cost of optax or the plain formula (left of 1 is cheaper)")
-    about = records[0]["versions"]
-    axes.set_title(
-        "estimated from compiled programs (loss and gradient): "
-        + ", ".join(f"{name} {about[name]}" for name in ("jaxlib", "libtpu", "optax")),
-        fontsize=9,
-    )
     axes.grid(axis="x", lw=0.4)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=len(places), fontsize=8)
+    about = records[0]["versions"]
+    title = "estimated from compiled programs (loss and gradient): " + ", ".join(
+        f"{name} {about[name]}" for name in ("jaxlib", "libtpu", "optax")
+    )
+    figure.legend(
+        loc="outside upper center", ncols=len(places), fontsize=8, title=title, title_fontsize=9
+    )
     figure.savefig(path, dpi=110)
