@@ -19,11 +19,13 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.chips import __main__ as command
-from benchmarks.chips import compiled, topology, workloads
+from benchmarks.chips import compiled, report, topology, workloads
 from benchmarks.chips.loops import Program
 from jaxloss import functional as F
 
-RESULTS = sorted((Path(__file__).parent.parent / "benchmarks/results").glob("chips-*.jsonl"))
+FOLDER = Path(__file__).parent.parent / "benchmarks/results"
+RESULTS = sorted(FOLDER.glob("chips-*.jsonl"))
+README = "chips-v5e.jsonl", "chips-v6e.jsonl", "chips-h100.jsonl"
 
 COUNTED = """
 HloModule counted
@@ -101,6 +103,8 @@ def test_a_loop_that_nobody_can_count_is_named():
     assert total_cycles(unknown) == (3 * 7, {"outer"})
     assert total_cycles(COUNTED.replace("subtract(%k", "add(%k"))[1] == {"outer"}  # It overflows.
     assert total_cycles(COUNTED.replace("subtract(%k", "multiply(%k"))[1] == {"outer"}
+    changing = COUNTED.replace("tuple(%less_one, %five", "tuple(%less_one, %k")
+    assert total_cycles(changing) == (5 * 7, {"inner"})
 
 
 def test_what_has_no_estimate_is_counted():
@@ -182,6 +186,15 @@ def test_bytes_of_kernels():
     assert gpu.moved(runs["u_sum"].instruction) == array + 4
     assert "v_sum" not in runs
     assert sum(compiled.launched(run.instruction) for run in runs.values()) == 4
+    # Two rows of one array are two.
+    two = FUSED.replace("add(%flat, %p1)", "add(%flat, %last)").replace(
+        "  ROOT %sum",
+        "  %second = f32[1,256] dynamic-slice(%wide, %zero, %zero), dynamic_slice_sizes={1,256}\n"
+        "  %last = f32[256] bitcast(%second)\n  ROOT %sum",
+    )
+    text = Program(two)
+    twice = text.computations["main"]["slice_fusion"]
+    assert compiled.Gpu(text, ANY_GPU).moved(twice) == 3 * row + 4
     # What is written into an array that the fusion makes itself is that array, whole.
     made = FUSED.replace("dynamic-update-slice(%q0", "dynamic-update-slice(%fresh").replace(
         "  %q1 = f32", "  %fresh = f32[64,256] sine(%q0)\n  %q1 = f32"
@@ -224,6 +237,12 @@ def test_recorded_results_belong_to_cases(file):
         for other in others:
             if other["ratio"] is not None:
                 assert other["ratio"] * other["cost"] == pytest.approx(first["cost"])
+
+
+def test_the_readme_has_the_recorded_means():
+    lines = [line for name in README for line in (FOLDER / name).read_text().splitlines()]
+    text = (FOLDER.parent.parent / "README.md").read_text()
+    assert report.brief([json.loads(line) for line in lines]) in text
 
 
 def test_tables_and_a_chart_of_what_was_recorded(monkeypatch, capsys, tmp_path):
