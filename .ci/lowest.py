@@ -12,7 +12,7 @@ for requirement in itertools.chain(
     PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()
 ):
     if not requirement.startswith(PROJECT["name"]):
-        bound = re.fullmatch(r"([\w.-]+)(?:\[.*\])?[>=]=([\w.]+)", requirement)
+        bound = re.fullmatch(r"([\w.-]+)(?:\[.*\])?[>=]=([\w.]+)(?:;.*)?", requirement)
         if bound is None:
             raise SystemExit(f"pyproject.toml: {requirement!r} has no lowest version")
         print("==".join(bound.groups()))

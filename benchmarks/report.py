@@ -76,7 +76,12 @@ def _of_copy(record: Record, seconds: float) -> str:
 
 def table(records: Sequence[Record]) -> str:
     """A Markdown table; ratios are jaxloss's time to the contender's."""
-    lines = [HEADER, *(row for record in records for row in rows(record))]
+    return markdown([HEADER, *(row for record in records for row in rows(record))])
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that can be read as it is; the first line is its header."""
+    lines = list(lines)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     cells = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)

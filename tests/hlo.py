@@ -1,16 +1,18 @@
-"""The only reader of lowered and compiled text: probes, each of which finds its planted fault.
+"""Probes of lowered and compiled text, each of which finds its planted fault.
 
 What JAX hands to XLA is the same for every platform. What XLA makes of it is read as a user's
 machine compiles it, where the other tests save themselves the time.
 """
 
-import functools
 import math
 import re
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+
+from benchmarks.hlo import collectives as collectives
+from benchmarks.hlo import parsed
 
 # What `conftest.py` switches off, some of which changes more than the machine code.
 DEFAULTS: dict[str, Any] = {"xla_backend_optimization_level": 3}
@@ -28,51 +30,9 @@ def optimised(f, *args):
     return lowered(f, *args).compile(compiler_options=DEFAULTS)
 
 
-class Instruction(NamedTuple):
-    """A line of a compiled program."""
-
-    name: str
-    type: str  # With the layout.
-    op: str
-    operands: tuple[str, ...]
-    computation: str
-    called: tuple[str, ...]  # Other computations.
-    root: bool
-
-    @property
-    def dims(self):
-        """The sizes of an array; of a tuple, those of its first."""
-        found = re.search(r"\[([\d,]*)\]", self.type)
-        return tuple(int(size) for size in found[1].split(",") if size) if found else ()
-
-
-HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
-CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
-BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
-
-
-@functools.lru_cache(maxsize=8)
-def _parsed(text):
-    found, computation, entry = [], "", ""
-    for line in text.splitlines():
-        if head := HEAD.match(line):
-            computation = head[2]
-            entry = computation if head[1] else entry
-        elif match := LINE.match(line):
-            root, name, kind, op, rest = match.groups()
-            operands = tuple(re.findall(r"%([\w.\-]+)", rest.split(")")[0]))
-            branches = [x.strip().lstrip("%") for b in BRANCHES.findall(rest) for x in b.split(",")]
-            called = (*CALLED.findall(rest), *branches)
-            found.append(Instruction(name, kind, op, operands, computation, called, bool(root)))
-    assert entry
-    assert found
-    return tuple(found), entry
-
-
 def instructions(program):
     """All of a compiled program's."""
-    return _parsed(program.as_text())[0]
+    return parsed(program.as_text())[0]
 
 
 def within(program, roots):
@@ -95,7 +55,7 @@ def executed(program):
 
     What a fusion computes on its way stays in registers.
     """
-    found, entry = _parsed(program.as_text())
+    found, entry = parsed(program.as_text())
     control = {"while", "conditional", "call"}
     reached = {entry}
     while (
@@ -108,7 +68,7 @@ def executed(program):
 
 def stored(program, dims):
     """Arrays of this size that the program stores besides its arguments and its result."""
-    entry = _parsed(program.as_text())[1]
+    entry = parsed(program.as_text())[1]
     views = {"parameter", "bitcast", "get-tuple-element", "tuple", "while", "conditional"}
     found = [i for i in executed(program) if i.op not in views and i.dims == tuple(dims)]
     results = {
@@ -130,14 +90,6 @@ def one_hots(program, dims):
         if any(t.startswith("s32") for t in made_of) and not any(f"[{size}]" in t for t in made_of):
             found.append(i)
     return found
-
-
-COLLECTIVE = re.compile(r"(all|collective|ragged)-[a-z\-]+|reduce-scatter")
-
-
-def collectives(found):
-    """What devices tell each other: of instructions, those that talk."""
-    return [i for i in found if COLLECTIVE.fullmatch(i.op) and not i.op.endswith("-done")]
 
 
 def gathering(program):

@@ -1,0 +1,242 @@
+"""What is compiled: the benchmarks' workloads, and those whose size or dtype asks for a chip."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+from benchmarks.workloads import WORKLOADS, Loss, Workload
+from jaxloss import functional as F
+
+Shapes = tuple[jax.ShapeDtypeStruct, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One implementation, on a mesh with one type of axes."""
+
+    loss: Loss
+    axes: AxisType = AxisType.Auto
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A loss of arguments of these shapes, reduced to one number, with its gradients."""
+
+    name: str
+    group: str
+    shapes: Callable[[], Shapes]
+    contenders: Mapping[str, Contender]  # jaxloss, then its peers.
+    floats: tuple[int, ...]  # The arguments to differentiate.
+    specs: tuple[P, ...] | None = None  # How the arguments lie on the mesh ("data", "model").
+
+
+def _bf16(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+
+
+def _f32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _s32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+# One chip. --------------------------------------------------------------------------------------
+
+
+def _widened(peer: Loss) -> Loss:
+    """The peer in float32, as jaxloss computes: what one would write around it for bfloat16."""
+
+    def loss(*args):
+        return peer(*(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in args))
+
+    return loss
+
+
+def _own_shapes(workload: Workload, half: bool) -> Shapes:
+    arrays = workload.inputs(np.random.default_rng(0))
+    dtypes = {np.dtype("float32"): jnp.bfloat16} if half else {}
+    return tuple(jax.ShapeDtypeStruct(a.shape, dtypes.get(a.dtype, a.dtype)) for a in arrays)
+
+
+def _case(workload: Workload, name: str, shapes: Callable[[], Shapes]) -> Case:
+    losses = {"jaxloss": workload.jaxloss, workload.peer_name: _widened(workload.peer)}
+    contenders = {name: Contender(loss) for name, loss in losses.items()}
+    return Case(name, workload.group, shapes, contenders, workload.floats)
+
+
+def _own(workload: Workload, half: bool = False) -> Case:
+    name = workload.name + ", bfloat16" * half
+    return _case(workload, name, functools.partial(_own_shapes, workload, half))
+
+
+def _resized(name: str, *shapes: jax.ShapeDtypeStruct) -> Case:
+    (workload,) = (w for w in WORKLOADS if w.name == name)
+    size = "x".join(map(str, shapes[0].shape))
+    return _case(workload, f"{name}, {shapes[0].dtype} {size}", lambda: shapes)
+
+
+_IMAGENET = 65536, 1000
+_VECTORS = 65536, 768
+_HALVES = "elementwise", "classes", "embeddings"  # Groups.
+
+
+# Linear cross entropy at the size of a language model. ------------------------------------------
+
+
+def _cross_entropies(logits, labels):
+    logits = logits.astype(jnp.float32)
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _plain(inputs, kernel, labels):
+    logits = jnp.matmul(inputs, kernel.T, preferred_element_type=jnp.float32)
+    return _cross_entropies(logits, labels)
+
+
+def _plain_half(inputs, kernel, labels):
+    return _cross_entropies(inputs @ kernel.T, labels)
+
+
+def _scanned(inputs, kernel, labels, weights):
+    @jax.checkpoint
+    def portion(total, rows):
+        inputs, labels, weights = rows
+        return total + jnp.sum(_plain(inputs, kernel, labels) * weights), None
+
+    rows = inputs.reshape(8, -1, inputs.shape[1]), labels.reshape(8, -1), weights.reshape(8, -1)
+    return lax.scan(portion, jnp.float32(0), rows)[0]
+
+
+def _mean(losses: Loss) -> Loss:
+    return lambda inputs, kernel, labels: losses(inputs, kernel, labels).mean()
+
+
+def _weighted(losses: Loss) -> Loss:
+    """With a weight for each example, as a mask or a reward gives one."""
+    return lambda inputs, kernel, labels, w: jnp.sum(losses(inputs, kernel, labels) * w)
+
+
+def _scanned_mean(inputs, kernel, labels):
+    weights = jnp.full(labels.shape, 1 / labels.size, jnp.float32)
+    return _scanned(inputs, kernel, labels, weights)
+
+
+def _linear(examples: int, features: int, classes: int) -> list[Case]:
+    shapes = _bf16(examples, features), _bf16(classes, features), _s32(examples)
+    size = f"bfloat16 {examples}x{features}x{classes}"
+    ours = F.linear_cross_entropy, _weighted(jaxloss.linear_softmax_cross_entropy)
+    scans = _scanned_mean, _scanned
+    cases = []
+    for i, (name, form) in enumerate({"": _mean, ", weighted": _weighted}.items()):
+        losses = {
+            "jaxloss": ours[i],
+            "plain, float32 logits": form(_plain),
+            "plain, bfloat16 logits": form(_plain_half),
+            "scan of 8, checkpoint": scans[i],
+        }
+        contenders = {name: Contender(loss) for name, loss in losses.items()}
+        given = shapes + (_f32(examples),) * i
+        name = f"linear_cross_entropy{name}, {size}"
+        cases.append(Case(name, "linear", lambda given=given: given, contenders, (0, 1)))
+    return cases
+
+
+CASES = [
+    *(_own(w) for w in WORKLOADS if w.group != "calls"),
+    *(_own(w, half=True) for w in WORKLOADS if w.group in _HALVES),
+    *(
+        _resized("cross_entropy", form(*size), _s32(size[0]))
+        for form, size in ((_f32, _IMAGENET), (_bf16, _IMAGENET), (_bf16, (8192, 128256)))
+    ),
+    _resized("cross_entropy, smoothed", _bf16(*_IMAGENET), _s32(_IMAGENET[0])),
+    *(
+        _resized("cross_entropy, probabilities", form(*_IMAGENET), form(*_IMAGENET))
+        for form in (_f32, _bf16)
+    ),
+    _resized("cross_entropy, segmentation", _bf16(16, 21, 512, 512), _s32(16, 512, 512)),
+    _resized("multi_margin_loss", _f32(*_IMAGENET), _s32(_IMAGENET[0])),
+    *(
+        _resized(name, *(form(*_VECTORS),) * count, *others)
+        for name, count, others in (
+            ("cosine_embedding_loss", 2, (_f32(_VECTORS[0]),)),
+            ("triplet_margin_loss", 3, ()),
+        )
+        for form in (_f32, _bf16)
+    ),
+    *_linear(8192, 4096, 128256),
+]
+
+
+# A mesh. ----------------------------------------------------------------------------------------
+
+# What the examples are sharded over, and the classes and the features of the kernel.
+_LAYOUTS = {
+    "classes over model": (("data",), P("model", None)),
+    "features over data": (("data", "model"), P(None, "data")),
+    "classes over both": (("data", "model"), P(("data", "model"), None)),
+    "classes over model, features over data": (("data",), P("model", "data")),
+}
+
+
+def _mapped(axes: tuple[str, ...], kernel_spec: P) -> Loss:
+    """The loss of a device's own examples over its own classes, all features fetched first."""
+    classes, features = kernel_spec
+    # Who shares the classes sees the same examples.
+    own = tuple(axis for axis in axes if axis not in (classes or ()))
+
+    def local(inputs, kernel, labels):
+        if features is not None:
+            kernel = lax.all_gather(kernel, features, axis=1, tiled=True)
+        losses = jaxloss.linear_softmax_cross_entropy(inputs, kernel, labels, axis_name=classes)
+        return lax.pmean(losses.mean(), own)
+
+    def loss(inputs, kernel, labels):
+        specs = P(own), kernel_spec, P(own)
+        return jax.shard_map(local, in_specs=specs, out_specs=P())(inputs, kernel, labels)
+
+    return loss
+
+
+def mesh_cases(examples: int, features: int, classes: int) -> list[Case]:
+    """Linear cross entropy on a mesh: four ways for the kernel to lie, three to write it."""
+    shapes = _bf16(examples, features), _bf16(classes, features), _s32(examples)
+    cases = []
+    for where, (axes, kernel_spec) in _LAYOUTS.items():
+        ways = {
+            "automatic axes": Contender(F.linear_cross_entropy),
+            "explicit axes": Contender(F.linear_cross_entropy, AxisType.Explicit),
+            "shard_map": Contender(_mapped(axes, kernel_spec)),
+        }
+        specs = P(axes), kernel_spec, P(axes)
+        for how, ours in ways.items():
+            contenders = {"jaxloss": ours, "plain, automatic axes": Contender(_PLAIN_MEAN)}
+            name = f"linear_cross_entropy, {where}, {how}"
+            cases.append(Case(name, "mesh", lambda: shapes, contenders, (0, 1), specs))
+    return cases
+
+
+_PLAIN_MEAN = _mean(_plain)  # One function, so that it is compiled once for the three.
+
+
+def arguments(
+    shapes: Shapes, specs: tuple[P, ...] | None, sharding: Callable[[Any], Any]
+) -> Shapes:
+    """The shapes with their shardings."""
+    return tuple(
+        jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding(spec))
+        for shape, spec in zip(shapes, specs or (None,) * len(shapes), strict=True)
+    )
