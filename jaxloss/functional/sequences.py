@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, host
 from jaxloss._base.reduction import Reduction
+from jaxloss.core.sequences import batch
 from jaxloss.core.sequences import ctc as core
 from jaxloss.functional._torch import reduced, torch_function
 
@@ -103,7 +104,7 @@ def _ctc_loss(
     batched = log_probs.ndim == 3
     scores = log_probs if batched else log_probs[:, None]
     frames, examples, classes = scores.shape
-    core.check_blank("blank", blank, classes)
+    batch.check_blank("blank", blank, classes)
     targets = jnp.asarray(targets)
     if not batched and targets.ndim == 1:
         targets = targets[None]
@@ -122,7 +123,7 @@ def _ctc_loss(
         checks.require(fits, name, f"be in [0, {most}]")
         wrong = wrong | ~fits
         present.append(jnp.arange(most, dtype=lengths.dtype)[None] < lengths[:, None])
-    sequences = core.sequences(scores, present[0], targets, present[1], blank)
+    sequences = batch.sequences(scores, present[0], targets, present[1], blank)
     sequences = sequences._replace(bad=sequences.bad | wrong)
     losses = core.losses_of_paths(sequences, blank, core.LOG_PROBS)
     if zero_infinity:
