@@ -43,5 +43,6 @@ from jaxloss.core.regression import smooth_l1_loss as smooth_l1_loss
 from jaxloss.core.regression import squared_error as squared_error
 from jaxloss.core.sequences.ctc import ctc_alignment as ctc_alignment
 from jaxloss.core.sequences.ctc import ctc_loss as ctc_loss
+from jaxloss.core.sequences.rnnt import rnnt_loss as rnnt_loss
 
 __version__ = "0.1.0"

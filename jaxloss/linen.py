@@ -183,6 +183,10 @@ class CTCLoss(_m.CTCLoss, _Loss):
     pass
 
 
+class RNNTLoss(_m.RNNTLoss, _Loss):
+    pass
+
+
 class _Linear(nn.Module):
     """A linear layer's parameters in torch's layout."""
 

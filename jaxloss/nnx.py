@@ -147,6 +147,10 @@ class CTCLoss(_m.CTCLoss, _Loss):
     pass
 
 
+class RNNTLoss(_m.RNNTLoss, _Loss):
+    pass
+
+
 class _Linear(nnx.Module):
     """A linear layer's parameters in torch's layout."""
 

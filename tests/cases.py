@@ -188,6 +188,19 @@ def _spoken_to_torch(logits, logit_paddings, labels, label_paddings):
     return jnp.moveaxis(log_probs, -2, 0), labels, *lengths
 
 
+def _transduced(rng):
+    """Sequences of up to 4 frames and 3 labels of 4 symbols, with no label at all in some."""
+    frames, present = rng.integers(2, 5, (N, 1)), np.arange(N)[:, None] % 4
+    labels = rng.integers(1, 4, (N, 3))
+    paddings = (np.arange(4) >= frames).astype(int), (np.arange(3) >= present).astype(int)
+    return rng.normal(size=(N, 4, 4, 4)), paddings[0], labels, paddings[1]
+
+
+def _transduced_to_torch(logits, logit_paddings, labels, label_paddings):
+    lengths = (jnp.sum(padding == 0, -1) for padding in (logit_paddings, label_paddings))
+    return logits, labels, *lengths
+
+
 def _unit(x):
     """Any float into [0, 1]."""
     return jnp.abs(x) / (1 + jnp.abs(x))
@@ -445,6 +458,15 @@ LOSSES = [
         mask="rows",
     ),
     Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch, mask="losses"),
+    Loss(
+        "rnnt",
+        _transduced,
+        "rnnt_loss",
+        torch="rnnt_loss",
+        torch_options={"blank": 0},
+        as_torch=_transduced_to_torch,
+        mask="losses",
+    ),
     Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
     Loss(
         "cosine_embedding",

@@ -409,3 +409,50 @@ def ctc(logits, labels, blank_id=0):
 def ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=0):
     rows = zip(logits, logit_paddings == 0, labels, label_paddings == 0, strict=True)
     return np.array([ctc(x[frames], y[own], blank_id)[0] for x, frames, y, own in rows])
+
+
+def rnnt(logits, labels, blank_id=0):
+    """Loss and gradient of one sequence, from logarithms in float64."""
+    logits = np.asarray(logits, np.float64)
+    frames, rows, _ = logits.shape
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifted = logits - logits.max(-1, keepdims=True)
+        log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    if not frames:
+        return (np.inf if len(labels) else 0.0), np.zeros_like(logits)
+    blank = log_probs[..., blank_id]
+    label = np.full((frames, rows), -np.inf)  # Behind the last there is none.
+    label[:, :-1] = log_probs[:, range(rows - 1), labels]
+    # Behind the last frame and row stands nothing, and by index -1 before the first.
+    forward, backward = (np.full((frames + 1, rows + 1), -np.inf) for _ in range(2))
+    forward[0, 0] = backward[frames, rows - 1] = 0
+    # All nodes with the same t + u at once.
+    diagonals = [
+        np.arange(max(0, n - frames + 1), min(n, rows - 1) + 1) for n in range(frames + rows - 1)
+    ]
+    for n, u in enumerate(diagonals[1:], 1):
+        by_blank = forward[n - u - 1, u] + blank[n - u - 1, u]
+        by_label = forward[n - u, u - 1] + label[n - u, u - 1]
+        forward[n - u, u] = np.logaddexp(by_blank, by_label)
+    for n, u in reversed([*enumerate(diagonals)]):
+        by_blank = backward[n - u + 1, u] + blank[n - u, u]
+        by_label = backward[n - u, u + 1] + label[n - u, u]
+        backward[n - u, u] = np.logaddexp(by_blank, by_label)
+    total = backward[0, 0]
+    if total == -np.inf:
+        return np.inf, np.zeros_like(logits)
+    blank_shares = np.exp(forward[:-1, :-1] + blank + backward[1:, :-1] - total)
+    label_shares = np.exp(forward[:-1, :-1] + label + backward[:-1, 1:] - total)
+    gradient = np.exp(log_probs) * (blank_shares + label_shares)[..., None]
+    gradient[..., blank_id] -= blank_shares
+    for row, symbol in enumerate(labels):
+        gradient[:, row, symbol] -= label_shares[:, row]
+    return -total, gradient
+
+
+def rnnt_loss(logits, logit_paddings, labels, label_paddings, blank_id=0):
+    losses = []
+    for x, frames, y, own in zip(logits, logit_paddings, labels, label_paddings, strict=True):
+        rows = np.concatenate([[True], own == 0])
+        losses.append(rnnt(x[frames == 0][:, rows], y[own == 0], blank_id)[0])
+    return np.array(losses)

@@ -22,7 +22,7 @@ TINY = [1e-6, 1e-8, -1e-8, 1e-20, -1e-20, 1e-25, 1e-30]
 HUGE = [1e8, -1e8, 1e10, 1e18, -1e18, 1e20, -1e20]
 LENGTH = 3
 # Inputs of other shapes have tests of their own.
-OTHERS = ("multilabel_margin", "linear", "linear_smoothed", "ctc")
+OTHERS = ("multilabel_margin", "linear", "linear_smoothed", "ctc", "rnnt")
 MASKLESS = [loss for loss in LOSSES if loss.name not in OTHERS]
 
 

@@ -36,7 +36,7 @@ def labelled():
     )
     for loss, door in DOORS:
         place = {"linear": 2, "linear_smoothed": 2, "multilabel_margin": 1}.get(loss.name)
-        if loss.name == "ctc":
+        if loss.name in ("ctc", "rnnt"):
             place = 2 if door == "core" else 1
         elif loss.labels:
             place = 1

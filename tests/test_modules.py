@@ -69,6 +69,7 @@ MODULES = [
         F.triplet_margin_loss,
     ),
     ("CTCLoss", {"zero_infinity": True}, "ctc", F.ctc_loss),
+    ("RNNTLoss", {"blank": 0, "clamp": 0.125}, "rnnt", F.rnnt_loss),
     (
         "TripletMarginWithDistanceLoss",
         {"margin": 0.5, "swap": True},

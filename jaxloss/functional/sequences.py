@@ -1,7 +1,8 @@
-"""torch's connectionist temporal classification."""
+"""torch's and torchaudio's losses of sequences that are not aligned in time."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, host
 from jaxloss._base.reduction import Reduction
-from jaxloss.core.sequences import batch
+from jaxloss.core.sequences import batch, rnnt
 from jaxloss.core.sequences import ctc as core
 from jaxloss.functional._torch import reduced, torch_function
 
@@ -111,26 +112,127 @@ def _ctc_loss(
     if targets.ndim != 2 or targets.shape[0] != examples:
         rule = f"have shape ({examples}, S), or hold all targets in one dimension"
         checks.fail(ValueError, "targets", rule, targets.shape)
-    present, wrong = [], jnp.zeros(examples, bool)
-    for name, lengths, most in (
-        ("input_lengths", input_lengths, frames),
-        ("target_lengths", target_lengths, targets.shape[1]),
-    ):
-        lengths = jnp.asarray(lengths)
-        lengths = lengths[None] if not batched and not lengths.ndim else lengths
-        lengths = checks.labels(name, lengths, (examples,))
-        fits = (lengths >= 0) & (lengths <= most)
-        checks.require(fits, name, f"be in [0, {most}]")
-        wrong = wrong | ~fits
-        present.append(jnp.arange(most, dtype=lengths.dtype)[None] < lengths[:, None])
-    sequences = batch.sequences(scores, present[0], targets, present[1], blank)
+    lengths = {"input_lengths": input_lengths, "target_lengths": target_lengths}
+    if not batched:
+        lengths = {name: _with_batch(x) for name, x in lengths.items()}
+    sequences, wrong = _sequences(scores, targets, frames, lengths, blank)
     sequences = sequences._replace(bad=sequences.bad | wrong)
     losses = core.losses_of_paths(sequences, blank, core.LOG_PROBS)
     if zero_infinity:
         losses = jnp.where(losses == jnp.inf, 0, losses)
     if reduction == "mean":
-        losses = losses / jnp.maximum(jnp.sum(present[1], 1), 1).astype(losses.dtype)
+        losses = losses / jnp.maximum(batch.count(sequences.present), 1).astype(losses.dtype)
     return reduced(losses if batched else losses[0], reduction)
+
+
+def _with_batch(lengths):
+    lengths = jnp.asarray(lengths)
+    return lengths if lengths.ndim else lengths[None]
+
+
+def _sequences(scores, targets, frames, lengths, blank):
+    """Sequences of which the first frames and targets take part, and where a length is wrong."""
+    examples, most = targets.shape
+    present, wrong = [], jnp.zeros(examples, bool)
+    for (name, value), size in zip(lengths.items(), (frames, most), strict=True):
+        value = checks.labels(name, value, (examples,))
+        fits = (value >= 0) & (value <= size)
+        checks.require(fits, name, f"be in [0, {size}]")
+        wrong = wrong | ~fits
+        present.append(jnp.arange(size, dtype=value.dtype)[None] < value[:, None])
+    return batch.sequences(scores, present[0], targets, present[1], blank), wrong
+
+
+def rnnt_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike | Sequence[int],
+    target_lengths: ArrayLike | Sequence[int],
+    blank: int = -1,
+    clamp: ArrayLike = -1.0,
+    reduction: Reduction = "mean",
+    fused_log_softmax: bool = True,
+) -> jax.Array:
+    """As torchaudio.functional.rnnt_loss, over what `jaxloss.rnnt_loss` is made of.
+
+    Differs from torchaudio: second derivatives exist, and half precision is computed in float32. A
+    target outside [0, C) or a length that does not fit gives NaN for that example instead of an
+    error. Without a path the loss is +inf and its gradient 0. Shapes are not cut to the greatest
+    lengths, and need not agree with them.
+
+    Args:
+      logits: the joiner's output, floating-point, (N, T, U + 1, C), in row u of which u targets
+        have been read.
+      targets: integer array (N, U), without blanks, padded behind the target lengths.
+      logit_lengths: frames that take part in each example, at most T: (N).
+      target_lengths: targets of each example, at most U: (N).
+      blank: the index of the blank; below 0 it counts from the end.
+      clamp: above 0, the greatest magnitude of an entry of the gradient of an example's own loss,
+        before the reduction. It may be traced.
+      reduction: "none", "mean" or "sum". The mean is that of the losses.
+      fused_log_softmax: whether `logits` are logits; else they are log probabilities, and the
+        gradient is that with respect to these.
+
+    Returns:
+      A scalar, or one loss per example for "none"; at least float32.
+
+    Raises:
+      TypeError: `logits` is not floating-point, or `targets` or a length not integer.
+      ValueError: the shapes do not fit, `blank` is no symbol, or the reduction is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import functional as F
+      >>> logits = jnp.log(jnp.full((1, 2, 2, 2), 0.5))
+      >>> loss = F.rnnt_loss(logits, jnp.array([[1]]), jnp.array([2]), jnp.array([1]), blank=0)
+      >>> print(jnp.exp(-loss))  # Paths "1 - -" and "- 1 -": 1/8 + 1/8.
+      0.25
+
+    Source: https://docs.pytorch.org/audio/stable/generated/torchaudio.functional.rnnt_loss.html
+    """
+    return _rnnt_loss(
+        logits,
+        targets,
+        _lengths(logit_lengths),
+        _lengths(target_lengths),
+        blank,
+        clamp,
+        reduction=reduction,
+        fused_log_softmax=fused_log_softmax,
+    )
+
+
+@torch_function(
+    static=("blank", "fused_log_softmax"),
+    labels=("targets", "logit_lengths", "target_lengths"),
+    absent_at_default=("clamp",),
+    names={"labels": "targets", "targets": "targets", "logits": "logits"},
+    name="rnnt_loss",
+)
+def _rnnt_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int,
+    clamp: ArrayLike = -1.0,
+    *,
+    reduction: Reduction,
+    fused_log_softmax: bool,
+) -> jax.Array:
+    (logits,) = checks.arrays(logits=logits)
+    if logits.ndim != 4:
+        checks.fail(ValueError, "logits", "have shape (N, T, U + 1, C)", logits.shape)
+    examples, frames, rows, classes = logits.shape
+    batch.check_blank("blank", blank, classes, least=-classes)
+    targets = checks.labels("targets", targets, (examples, rows - 1))
+    lengths = {"logit_lengths": logit_lengths, "target_lengths": target_lengths}
+    blank = operator.index(blank) % classes
+    sequences, wrong = _sequences(logits, targets, frames, lengths, blank)
+    sequences = sequences._replace(bad=sequences.bad | wrong)
+    most = None if isinstance(clamp, float) else checks.number("clamp", clamp, logits)
+    slopes = rnnt.Slopes(jnp.zeros((), logits.dtype), most)
+    return reduced(rnnt.losses_of_paths(sequences, slopes, blank, fused_log_softmax), reduction)
 
 
 def _rank(value):

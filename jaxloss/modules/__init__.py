@@ -30,3 +30,4 @@ from jaxloss.modules.regression import L1Loss as L1Loss
 from jaxloss.modules.regression import MSELoss as MSELoss
 from jaxloss.modules.regression import SmoothL1Loss as SmoothL1Loss
 from jaxloss.modules.sequences import CTCLoss as CTCLoss
+from jaxloss.modules.sequences import RNNTLoss as RNNTLoss

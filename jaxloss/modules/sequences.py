@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: connectionist temporal classification."""
+"""torch.nn's and torchaudio's classes of losses of sequences that are not aligned in time."""
 
 from __future__ import annotations
 
@@ -58,4 +58,53 @@ class CTCLoss(Loss):
             blank=self.blank,
             reduction=self.reduction,
             zero_infinity=self.zero_infinity,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class RNNTLoss(Loss):
+    """The transducer's loss, as torchaudio.transforms.RNNTLoss; see
+    `jaxloss.functional.rnnt_loss`.
+
+    Args:
+      blank: the index of the blank; below 0 it counts from the end.
+      clamp: above 0, the greatest magnitude of an entry of the gradient of an example's own loss.
+      reduction: "none", "mean" or "sum".
+      fused_log_softmax: whether the input are logits; else they are log probabilities.
+
+    Raises:
+      ValueError: the reduction is unknown. A call raises what the function raises.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import nnx
+      >>> loss = nnx.RNNTLoss(blank=0)
+      >>> logits = jnp.log(jnp.full((1, 2, 2, 2), 0.5))
+      >>> print(jnp.exp(-loss(logits, jnp.array([[1]]), jnp.array([2]), jnp.array([1]))))
+      0.25
+
+    Source: https://docs.pytorch.org/audio/stable/generated/torchaudio.transforms.RNNTLoss.html
+    """
+
+    blank: int = -1
+    clamp: float = -1.0
+    reduction: Reduction = "mean"
+    fused_log_softmax: bool = True
+
+    def __call__(
+        self,
+        logits: ArrayLike,
+        targets: ArrayLike,
+        logit_lengths: ArrayLike | Sequence[int],
+        target_lengths: ArrayLike | Sequence[int],
+    ) -> jax.Array:
+        return F.rnnt_loss(
+            logits,
+            targets,
+            logit_lengths,
+            target_lengths,
+            blank=self.blank,
+            clamp=self.clamp,
+            reduction=self.reduction,
+            fused_log_softmax=self.fused_log_softmax,
         )

@@ -107,6 +107,24 @@ def exp(x: jax.Array) -> Scaled:
     return Scaled(jnp.exp(rest), jnp.where(nothing, -jnp.inf, exponent))
 
 
+def exp_of_sum(x: jax.Array, y: jax.Array) -> Scaled:
+    """e**(x + y), finite y, with the rest that rounding takes from the mantissa.
+
+    The sum is never rounded, and what the mantissa lacks is found from its logarithm: the error of
+    a product of thousands of these is relative to the logarithm of the product.
+    """
+    nothing = x == -jnp.inf
+    x = jnp.where(nothing, 0, x)
+    exponent = lax.stop_gradient(jnp.ceil((x + y) * (1 / math.log(2))))
+    small = ((x - exponent * _LN2_HIGH) + y) - exponent * _LN2_LOW
+    # Where x is so large that its own spacing exceeds ln 2, this would be noise of any size.
+    small = jnp.clip(lax.stop_gradient(small), -1, 0.5) + (small - lax.stop_gradient(small))
+    mantissa = jnp.exp(small)
+    # Less 1 is exact. `expm1` would say it at once, but that of XLA is too small on a CPU by 1e-7.
+    rest = lax.stop_gradient(mantissa * (small - jnp.log1p(mantissa - 1)))
+    return Scaled(mantissa, jnp.where(nothing, -jnp.inf, exponent), rest)
+
+
 def exponents(condition: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The exponents of 1, where the condition holds, and of 0."""
     return jnp.where(condition, 0.0, -jnp.inf).astype(dtype)
