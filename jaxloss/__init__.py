@@ -41,6 +41,10 @@ from jaxloss.core.regression import absolute_error as absolute_error
 from jaxloss.core.regression import huber_loss as huber_loss
 from jaxloss.core.regression import smooth_l1_loss as smooth_l1_loss
 from jaxloss.core.regression import squared_error as squared_error
+from jaxloss.core.sequences.alignment import ctc_forced_alignment as ctc_forced_alignment
+from jaxloss.core.sequences.alignment import ctc_greedy_decode as ctc_greedy_decode
+from jaxloss.core.sequences.alignment import ctc_spans as ctc_spans
+from jaxloss.core.sequences.alignment import edit_distance as edit_distance
 from jaxloss.core.sequences.ctc import ctc_alignment as ctc_alignment
 from jaxloss.core.sequences.ctc import ctc_loss as ctc_loss
 from jaxloss.core.sequences.rnnt import rnnt_loss as rnnt_loss

@@ -34,6 +34,7 @@ FUNCTIONS = {
         ("core", jaxloss.adaptive_softmax_cross_entropy),
         ("core", jaxloss.adaptive_log_softmax),
         ("core", jaxloss.ctc_alignment),
+        ("core", jaxloss.ctc_greedy_decode),
         ("core", jaxloss.reduce),
     ]
 }

@@ -28,4 +28,5 @@ from jaxloss.functional.regression import l1_loss as l1_loss
 from jaxloss.functional.regression import mse_loss as mse_loss
 from jaxloss.functional.regression import smooth_l1_loss as smooth_l1_loss
 from jaxloss.functional.sequences import ctc_loss as ctc_loss
+from jaxloss.functional.sequences import forced_align as forced_align
 from jaxloss.functional.sequences import rnnt_loss as rnnt_loss

@@ -13,8 +13,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, host
+from jaxloss._base.call import public
 from jaxloss._base.reduction import Reduction
-from jaxloss.core.sequences import batch, rnnt
+from jaxloss.core.sequences import alignment, batch, rnnt
 from jaxloss.core.sequences import ctc as core
 from jaxloss.functional._torch import reduced, torch_function
 
@@ -233,6 +234,88 @@ def _rnnt_loss(
     most = None if isinstance(clamp, float) else checks.number("clamp", clamp, logits)
     slopes = rnnt.Slopes(jnp.zeros((), logits.dtype), most)
     return reduced(rnnt.losses_of_paths(sequences, slopes, blank, fused_log_softmax), reduction)
+
+
+def forced_align(
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike | Sequence[int] | None = None,
+    target_lengths: ArrayLike | Sequence[int] | None = None,
+    blank: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """As torchaudio.functional.forced_align, over what `jaxloss.ctc_forced_alignment` is made of.
+
+    Differs from torchaudio: any batch size. What that raises an error for, too few frames, a blank
+    among the targets or a length that does not fit, gives the symbol -1 and the score -inf in each
+    frame of that example, and an error under checkify; a target outside [0, C) gives -1 and NaN.
+    Where several paths are equally good, one that reads targets later. The scores differentiate
+    along the path.
+
+    Args:
+      log_probs: log probabilities, taken as they are, floating-point (N, T, C).
+      targets: integer array (N, L), without blanks, padded behind the target lengths.
+      input_lengths: frames that take part in each example, at most T: (N); None for T.
+      target_lengths: targets of each example, at most L: (N); None for L.
+      blank: the index of the blank.
+
+    Returns:
+      The symbols (N, T) and their log probabilities (N, T); -1 and 0 behind the input lengths.
+
+    Raises:
+      TypeError: `log_probs` is not floating-point, or `targets` or a length not integer.
+      ValueError: the shapes do not fit or `blank` is no symbol.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxloss import functional as F
+      >>> log_probs = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]]))
+      >>> symbols, scores = F.forced_align(log_probs, jnp.array([[1]]))
+      >>> print(symbols, jnp.exp(scores))
+      [[0 1]] [[0.5 0.5]]
+
+    Source: https://docs.pytorch.org/audio/stable/generated/torchaudio.functional.forced_align.html
+    """
+    given = (log_probs, targets, _lengths(input_lengths), _lengths(target_lengths), blank)
+    return _forced_align(*given)
+
+
+@public(
+    static=("blank",),
+    labels=("targets", "input_lengths", "target_lengths"),
+    names={"labels": "targets"},
+    name="forced_align",
+)
+def _forced_align(
+    log_probs: ArrayLike,
+    targets: ArrayLike,
+    input_lengths: ArrayLike | None,
+    target_lengths: ArrayLike | None,
+    blank: int,
+) -> tuple[jax.Array, jax.Array]:
+    (log_probs,) = checks.arrays(log_probs=log_probs)
+    if log_probs.ndim != 3:
+        checks.fail(ValueError, "log_probs", "have shape (N, T, C)", log_probs.shape)
+    examples, frames, classes = log_probs.shape
+    batch.check_blank("blank", blank, classes)
+    targets = checks.array("targets", targets)
+    if targets.ndim != 2 or targets.shape[0] != examples:
+        checks.fail(ValueError, "targets", f"have shape ({examples}, L)", targets.shape)
+    lengths = {
+        name: jnp.full(examples, size) if value is None else value
+        for name, value, size in (
+            ("input_lengths", input_lengths, frames),
+            ("target_lengths", target_lengths, targets.shape[1]),
+        )
+    }
+    sequences, wrong = _sequences(log_probs, targets, frames, lengths, blank)
+    wrong = wrong | jnp.any(sequences.present & (sequences.labels == blank), 1)
+    path = alignment.best_path(sequences, blank, False)
+    wrong = (wrong | (path.score == -jnp.inf))[:, None]
+    checks.require(~wrong, "targets", "be read by a path of `input_lengths` frames")
+    failed = sequences.frames & (wrong | sequences.bad[:, None])
+    # The score is a sum, in which 0 stands where no path fits.
+    scores = jnp.where(failed, jnp.where(wrong, -jnp.inf, path.score[:, None]), path.log_probs)
+    return jnp.where(failed, -1, path.symbols), scores
 
 
 def _rank(value):
