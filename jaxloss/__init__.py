@@ -48,5 +48,6 @@ from jaxloss.core.sequences.alignment import edit_distance as edit_distance
 from jaxloss.core.sequences.ctc import ctc_alignment as ctc_alignment
 from jaxloss.core.sequences.ctc import ctc_loss as ctc_loss
 from jaxloss.core.sequences.rnnt import rnnt_loss as rnnt_loss
+from jaxloss.core.sequences.rnnt_of_sum import rnnt_loss_of_sum as rnnt_loss_of_sum
 
 __version__ = "0.1.0"

@@ -58,7 +58,7 @@ def test_any_number_of_examples_on_every_platform(loss, door):
 # With files of their own.
 OTHERS = {"reduce", "ctc_alignment", "adaptive_log_softmax", "adaptive_softmax_cross_entropy"}
 OTHERS |= {"ctc_forced_alignment", "ctc_greedy_decode", "ctc_spans", "edit_distance"}
-OTHERS |= {"forced_align"}
+OTHERS |= {"forced_align", "rnnt_loss_of_sum"}
 
 
 def test_every_public_function_is_in_the_table():

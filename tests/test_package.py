@@ -96,6 +96,7 @@ ROWLESS = {
         "ctc_spans",
         "edit_distance",
         "reduce",
+        "rnnt_loss_of_sum",
     },
     jaxloss.functional: {"forced_align"},
     jaxloss.modules: {"AdaptiveLogSoftmaxWithLoss", "AdaptiveOutput", "LinearCrossEntropyLoss"},
