@@ -28,6 +28,7 @@ import jaxloss
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 SYMBOLS = ["blank", *"0123456789"]  # Digit d is symbol d + 1.
 SHORTEST, LONGEST = 3, 8  # Digits in a line.
@@ -102,27 +103,16 @@ def truths(lines: Lines) -> list[str]:
 
 
 def decode(logits: np.ndarray, logit_paddings: np.ndarray) -> str:
-    """What the best path reads: repeated symbols merged, then blanks removed."""
-    path = np.argmax(logits, -1)[~logit_paddings]
-    starts = np.diff(path, prepend=0) != 0
-    return spell(path[starts & (path != 0)])
-
-
-def edit_distance(a: str, b: str) -> int:
-    """The fewest insertions, deletions and substitutions that turn a into b."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    return row[-1]
+    """What the most likely symbols of a line read."""
+    labels, missing = map(np.asarray, jaxloss.ctc_greedy_decode(logits, logit_paddings))
+    return spell(labels[~missing])
 
 
 def character_error_rate(logits: np.ndarray, lines: Lines) -> float:
     """Edits per true digit."""
-    answers = map(decode, logits, lines.logit_paddings)
-    edits = sum(map(edit_distance, answers, truths(lines)))
-    return edits / np.sum(~lines.label_paddings)
+    answers = jaxloss.ctc_greedy_decode(logits, lines.logit_paddings)
+    edits = jaxloss.edit_distance(*answers, lines.labels, lines.label_paddings)
+    return float(np.sum(edits) / np.sum(~lines.label_paddings))
 
 
 @nnx.jit
@@ -183,10 +173,15 @@ def draw_line(panels, name: str, logits: np.ndarray, line: Lines, truth: str) ->
 
     heat_map(panels[1], jax.nn.softmax(logits), SYMBOLS, "network: symbol")
     heat = heat_map(panels[2], alignment, truth, "alignment: true digit")
+    path = jaxloss.ctc_forced_alignment(logits, *line[1:])
+    spans = jaxloss.ctc_spans(path.symbols, path.log_probs)
+    for row, (first, last) in enumerate(zip(spans.first, spans.last[: len(truth)], strict=False)):
+        corner, width = (STRIDE * float(first), row - 0.5), STRIDE * float(last + 1 - first)
+        panels[2].add_patch(Rectangle(corner, width, 1, fill=False, color="tab:orange"))
     for axes in panels:
         axes.set_aspect("auto")
         axes.set_xlim(0, STRIDE * np.sum(~line.logit_paddings))
-    panels[2].set_xlabel(f"image column; a frame is {STRIDE} columns")
+    panels[2].set_xlabel(f"image column; a frame is {STRIDE} columns; framed: the best path")
     return heat
 
 

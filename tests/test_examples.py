@@ -84,24 +84,6 @@ def test_decoding_of_read_digit_strings():
     assert strings.decode(logits[:1], np.zeros(1, bool)) == ""
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "distance"),
-    [
-        ("", "", 0),
-        ("", "123", 3),
-        ("123", "123", 0),
-        ("1234", "234", 1),
-        ("112", "122", 1),
-        ("12", "21", 2),
-        ("0918", "1980", 3),
-    ],
-)
-def test_edit_distance_of_read_digit_strings(a, b, distance):
-    strings = load("read_digit_strings")
-    assert strings.edit_distance(a, b) == distance
-    assert strings.edit_distance(b, a) == distance
-
-
 def test_training_and_test_lines_share_no_digit():
     images, test_images, labels, test_labels = load("read_digit_strings").digits()
     assert (len(images), len(test_images)) == (len(labels), len(test_labels))
