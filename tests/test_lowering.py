@@ -56,7 +56,15 @@ def test_any_number_of_examples_on_every_platform(loss, door):
 
 
 # With files of their own.
-OTHERS = {"reduce", "ctc_alignment", "adaptive_log_softmax", "adaptive_softmax_cross_entropy"}
+OTHERS = {
+    "reduce",
+    "ctc_alignment",
+    "adaptive_log_softmax",
+    "adaptive_softmax_cross_entropy",
+    "make_fenchel_young_loss",
+    "ntxent",
+    "smooth_labels",
+}
 
 
 def test_every_public_function_is_in_the_table():
