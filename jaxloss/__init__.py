@@ -67,6 +67,9 @@ from jaxloss.core.regression import smooth_l1_loss as smooth_l1_loss
 from jaxloss.core.regression import squared_error as squared_error
 from jaxloss.core.sequences.ctc import ctc_alignment as ctc_alignment
 from jaxloss.core.sequences.ctc import ctc_loss as ctc_loss
+from jaxloss.core.sequences.forward import (
+    ctc_loss_with_forward_probs as ctc_loss_with_forward_probs,
+)
 from jaxloss.core.smoothing import smooth_labels as smooth_labels
 from jaxloss.core.sparsemax import make_fenchel_young_loss as make_fenchel_young_loss
 from jaxloss.core.sparsemax import multiclass_sparsemax_loss as multiclass_sparsemax_loss

@@ -64,7 +64,7 @@ class Loss:
     def where(self, rows: Any) -> jax.Array:
         """The `where` that keeps examples: of the first argument's rank, or one for each loss.
 
-        Beside whole rows it may tell "elements" apart, or "classes".
+        Beside whole rows it may tell "elements" apart, or "classes", or "entries" of an example.
         """
         rows = jnp.asarray(rows)
         columns = self.inputs()[0].ndim - 1 if self.mask != "losses" else 0
@@ -226,6 +226,10 @@ def _normal(x):
 
 def _sign(x):
     return jnp.where(x < 0, -1, jnp.ones((), x.dtype))
+
+
+def _one_or_0(x):
+    return jnp.where(x > 0, 1, jnp.zeros((), x.dtype))
 
 
 def _manhattan(x, y):
@@ -472,7 +476,14 @@ LOSSES = [
         mask="rows",
     ),
     Loss("ctc", _spoken, "ctc_loss", torch="ctc_loss", as_torch=_spoken_to_torch, mask="losses"),
-    Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
+    Loss(
+        "cosine_similarity",
+        _pair,
+        "cosine_similarity",
+        torch="cosine_similarity",
+        floats=(0, 1),
+        mask="entries",
+    ),
     Loss(
         "cosine_embedding",
         _similar,
@@ -533,7 +544,7 @@ LOSSES = [
         labels=True,
         mask="classes",
     ),
-    Loss("sparsemax", _classified, "sparsemax_loss", domain=lambda x, y: (x, (y > 0) * 1.0)),
+    Loss("sparsemax", _classified, "sparsemax_loss", domain=lambda x, y: (x, _one_or_0(y))),
     Loss(
         "multiclass_sparsemax", _labelled, "multiclass_sparsemax_loss", labels=True, mask="classes"
     ),
@@ -565,7 +576,7 @@ LOSSES = [
         _classified,
         "sigmoid_focal_loss",
         {"alpha": 0.25, "gamma": 0.5},
-        domain=lambda x, y: (x, (y > 0) * 1.0),
+        domain=lambda x, y: (x, _one_or_0(y)),
     ),
     Loss(
         "softmax_focal",
@@ -607,13 +618,14 @@ LOSSES = [
         mask="classes",
         domain=lambda x, t: (x, jnp.abs(t)),
     ),
-    Loss("cosine_distance", _pair, "cosine_distance", floats=(0, 1)),
+    Loss("cosine_distance", _pair, "cosine_distance", floats=(0, 1), mask="entries"),
     Loss(
         "dice",
         _segmented,
         "dice_loss",
         {"axis": -2},
         floats=(0, 1),
+        mask="entries",
         domain=lambda x, t: (x, _unit(t)),
     ),
     Loss(
@@ -629,6 +641,7 @@ LOSSES = [
             "ignore_background": True,
             "reduction": "sum",
         },
+        mask="entries",
         domain=lambda x, t: (x, _unit(t)),
     ),
     Loss(
@@ -637,6 +650,7 @@ LOSSES = [
         "binary_dice_loss",
         {"apply_sigmoid": False},
         mixes=True,  # Alone an example is no batch.
+        mask="entries",
         domain=lambda x, t: (_unit(x), _unit(t)),
     ),
     Loss(
@@ -645,6 +659,7 @@ LOSSES = [
         "multiclass_generalized_dice_loss",
         {"reduction": "none"},
         mixes=True,
+        mask="entries",
         domain=lambda x, t: (x, _unit(t)),
     ),
     Loss("ntxent", _grouped, "ntxent_per_example", {"temperature": 0.5}, mask="losses", mixes=True),

@@ -59,6 +59,7 @@ def test_any_number_of_examples_on_every_platform(loss, door):
 OTHERS = {
     "reduce",
     "ctc_alignment",
+    "ctc_loss_with_forward_probs",
     "adaptive_log_softmax",
     "adaptive_softmax_cross_entropy",
     "make_fenchel_young_loss",

@@ -91,6 +91,7 @@ ROWLESS = {
         "adaptive_log_softmax",
         "adaptive_softmax_cross_entropy",
         "ctc_alignment",
+        "ctc_loss_with_forward_probs",
         "make_fenchel_young_loss",
         "ntxent",
         "reduce",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, norms
+from jaxloss._base import checks, elementwise, norms, xla
 from jaxloss._base.call import public
 from jaxloss._base.reduction import divide
 
@@ -46,7 +48,7 @@ def ntxent(
       >>> import jaxloss
       >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
       >>> print(jaxloss.ntxent(embeddings, jnp.array([0, 0, 1, 1]), 0.5).round(4))
-      0.2656
+      0.2899
 
     Source: Chen et al., A simple framework for contrastive learning, arXiv:2002.05709.
     """
@@ -89,7 +91,7 @@ def ntxent_per_example(
       >>> import jaxloss
       >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
       >>> print(jaxloss.ntxent_per_example(embeddings, jnp.array([0, 0, 1]), 0.5).round(4))
-      [0.1278 0.1542 0.    ]
+      [0.1281 0.1542 0.    ]
 
     Source: Chen et al., A simple framework for contrastive learning, arXiv:2002.05709.
     """
@@ -121,39 +123,45 @@ def _of_examples(
 def _of_scores(
     scores: jax.Array, labels: jax.Array, present: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    positive, _, behind = _behind(scores, labels, present)
-    losses = jnp.sum(jnp.where(positive, elementwise.softplus(behind), 0), 1)
-    return losses, jnp.sum(positive.astype(scores.dtype), 1)
+    positive, negative = _pairs(labels, present, scores.dtype)
+    behind = _log_sum(scores, negative) - scores
+    return jnp.sum(positive * elementwise.softplus(behind), 1), jnp.sum(positive, 1)
 
 
 @_of_scores.defjvp
 def _of_scores_jvp(primals, tangents):
-    # Autodiff would keep several arrays of all pairs for the backward pass.
+    # Autodiff would keep several arrays of all pairs for the backward pass. Here it is the scores,
+    # and the gradient, which is made of nothing else.
     scores, labels, present = primals
     losses, count = _of_scores(*primals)
-    positive, log_sum, behind = _behind(scores, labels, present)
-    pull = jnp.where(positive, lax.logistic(behind), 0)
-    negative = _pairs(present) & (labels[:, None] != labels[None])
-    shares = jnp.where(negative, jnp.exp(jnp.where(negative, scores - log_sum, 0)), 0)
-    gradient = shares * jnp.sum(pull, 1, keepdims=True) - pull
+    positive, negative = _pairs(labels, present, scores.dtype)
+    log_sum, again = _log_sum(scores, negative), xla.recomputed(scores)
+    total = jnp.sum(positive * lax.logistic(log_sum - scores), 1, keepdims=True)
+    pulls = positive * lax.logistic(log_sum - again)
+    gradient = negative * _exp_below(again - log_sum) * total - pulls
     return (losses, count), (jnp.sum(gradient * tangents[0], 1), jnp.zeros_like(count))
 
 
-def _pairs(present: jax.Array) -> jax.Array:
-    return present[:, None] & present[None]
+def _pairs(labels: jax.Array, present: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """1 for pairs of different examples that have one label, and for those that have two; else 0.
 
-
-def _behind(scores, labels, present):
-    """The positive pairs, log Σ exp of each row's negatives, and by how much that is greater."""
-    same = labels[:, None] == labels[None]
+    Factors, as XLA stores selections before it sums them; no score is infinite.
+    """
     row = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
-    itself = row[:, None] == row[None]
-    pairs = _pairs(present)
-    others = jnp.where(pairs & ~same, scores, -jnp.inf)
-    peak = jnp.max(lax.stop_gradient(others), 1, keepdims=True, initial=-jnp.inf)
-    peak = jnp.where(peak == -jnp.inf, 0, peak)
-    total = jnp.sum(jnp.exp(others - peak), 1, keepdims=True)
+    there, same = present[:, None] & present[None], labels[:, None] == labels[None]
+    positive, negative = there & same & (row[:, None] != row[None]), there & ~same
+    return positive.astype(dtype), negative.astype(dtype)
+
+
+def _log_sum(scores: jax.Array, negative: jax.Array) -> jax.Array:
+    """log Σ exp over the negatives of each row, (N, 1); very low if there are none."""
+    low = float(jnp.finfo(scores.dtype).min) / 4
+    peak = jnp.max(lax.stop_gradient(scores) + low * (1 - negative), 1, keepdims=True, initial=low)
+    total = jnp.sum(negative * _exp_below(scores - peak), 1, keepdims=True)
     alone = total == 0
-    log_sum = jnp.where(alone, -jnp.inf, peak + jnp.log(jnp.where(alone, 1, total)))
-    positive = pairs & same & ~itself
-    return positive, log_sum, jnp.where(positive & ~alone, log_sum - scores, -jnp.inf)
+    return jnp.where(alone, low, peak + jnp.log(jnp.where(alone, 1, total)))
+
+
+def _exp_below(x: jax.Array) -> jax.Array:
+    """exp(x) where x is below 0, as it is for negatives; 1 above, where it would be infinite."""
+    return jnp.exp(x - lax.stop_gradient(jnp.maximum(x, 0)))

@@ -98,8 +98,9 @@ def cosine_distance(
       >>> import jax.numpy as jnp
       >>> import jaxloss
       >>> x, y = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[4.0, 3.0], [1.0, 1e-4]])
+      >>> jnp.set_printoptions(precision=4)
       >>> print(jaxloss.cosine_distance(x, y))
-      [4.0000003e-02 5.0000000e-09]
+      [4.e-02 5.e-09]
 
     Source: https://en.wikipedia.org/wiki/Cosine_similarity
     """

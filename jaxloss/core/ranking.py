@@ -50,7 +50,7 @@ def ranking_softmax_loss(
       >>> import jax.numpy as jnp
       >>> import jaxloss
       >>> scores, relevance = jnp.array([2.0, 1.0, 3.0]), jnp.array([1.0, 0.0, 0.0])
-      >>> print(jaxloss.ranking_softmax_loss(scores, relevance).round(4))
+      >>> print(f"{jaxloss.ranking_softmax_loss(scores, relevance):.4f}")
       1.4076
 
     Source: Cao et al., Learning to rank: from pairwise approach to listwise approach, ICML 2007.

@@ -308,8 +308,9 @@ def log_cosh(
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
       >>> print(jaxloss.log_cosh(jnp.array([0.0, 1e-3, 2.0]), jnp.zeros(3)))
-      [0.0000000e+00 4.9999994e-07 1.3250027e+00]
+      [0.000e+00 5.000e-07 1.325e+00]
 
     Source: Chen et al., Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder (2019).
     """

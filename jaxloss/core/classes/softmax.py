@@ -24,23 +24,30 @@ def softmax(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _softmax(logits, peak, classes):
+    p, others, _ = _parts(logits, peak, classes)
+    return p, others
+
+
+def _parts(logits, peak, classes):
+    """p, 1 - p, and which class is above all others together, if one is."""
     exps = jnp.exp(logits - peak)
     # XLA may round a logit differently wherever it reads it, so that none need equal the peak: the
     # large ones are those above 0.5, of which the peak is the only one or they add at least 1.5.
     is_large = exps > 0.5
     large = classes.sum(jnp.where(is_large, exps, 0))
     small = classes.sum(jnp.where(is_large, 0, exps))
+    above = is_large & (large < 1.25)
     total = large + small
     inverse = 1 / jnp.where(total == 0, 1, total)
-    others = jnp.where(is_large & (large < 1.25), small, total - exps)
-    return exps * inverse, others * inverse
+    return exps * inverse, jnp.where(above, small, total - exps) * inverse, above
 
 
 @_softmax.defjvp
 def _softmax_jvp(classes, primals, tangents):
-    # Autodiff would keep the exponentials beside the probabilities.
-    p, others = _softmax(*primals, classes)
-    # An impossible class may be -inf: what moves it moves nothing.
-    moved = jnp.where(p == 0, 0, p * tangents[0])
-    p_dot = moved - p * classes.sum(moved)
+    # The usual p (ẋ - Σ p ẋ) cancels at a class that has almost all of the probability.
+    p, others, above = _parts(*primals, classes)
+    moved = jnp.where(p == 0, 0, p * tangents[0])  # A class of probability 0 may be -inf.
+    rest = classes.sum(jnp.where(above, 0, moved))
+    by_others = jnp.where(above, rest, rest - moved + classes.sum(jnp.where(above, moved, 0)))
+    p_dot = others * moved - p * by_others
     return (p, others), (p_dot, -p_dot)
