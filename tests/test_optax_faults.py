@@ -227,12 +227,13 @@ def test_ntxent_without_positive_pairs_or_without_negatives():
         assert not np.any(gradient)
 
 
-def test_ntxent_takes_two_arrays_of_all_pairs():
+def test_ntxent_takes_arrays_of_all_pairs_but_none_of_their_products():
+    """Here 5, of the 16 that the products of all pairs would be; on a TPU one."""
     count, size = 512, 16
     program = hlo.optimised(
         jax.value_and_grad(jaxloss.ntxent), jnp.ones((count, size)), jnp.zeros(count, int)
     )
-    assert hlo.temporaries(program) < 2.2 * 4 * count**2
+    assert hlo.temporaries(program) < 5.5 * 4 * count**2
 
 
 def test_smooth_labels_gives_nothing_to_masked_classes():
