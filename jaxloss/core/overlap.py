@@ -305,7 +305,10 @@ class _Regions:
         least = jnp.min(jnp.where(absent, jnp.inf, lax.stop_gradient(sizes)), initial=jnp.inf)
         least = jnp.where(least == jnp.inf, 1, least)
         weights = jnp.where(absent, 0, jnp.square(least / sizes))
-        return divide(len(sizes) * weights, jnp.sum(weights))
+        count = sizes.shape[0]
+        if self.present is not None:
+            count = jnp.sum(self.present.reshape(-1, count).any(0)).astype(sizes.dtype)
+        return divide(count * weights, jnp.sum(weights))
 
 
 def _regions(
