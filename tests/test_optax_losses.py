@@ -1,5 +1,8 @@
 """Of optax's losses what the table of rows cannot show: shapes, reductions, masks of pixels."""
 
+import math
+
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,8 @@ import oracle
 import pytest
 from cases import BY_NAME
 from jax.scipy.special import logsumexp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxloss
 
@@ -182,3 +187,38 @@ def test_a_bad_label_spoils_the_forward_variables_of_its_sequence():
     assert np.all(np.isnan(blank[:, 2]))
     assert np.all(np.isnan(label[:, 2]))
     assert not np.any(np.isnan(np.delete(blank, 2, 1)))
+
+
+OF_LABELS = [
+    jaxloss.multiclass_hinge_loss,
+    jaxloss.multiclass_perceptron_loss,
+    jaxloss.multiclass_sparsemax_loss,
+    jaxloss.softmax_focal_loss_with_integer_labels,
+]
+OF_PROBABILITIES = [jaxloss.poly_loss_cross_entropy, jaxloss.generalized_kl_divergence]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@pytest.mark.parametrize("f", [*OF_LABELS, *OF_PROBABILITIES], ids=lambda f: f.__name__)
+def test_sharded_classes_stay_where_they_are(f, kind):
+    scores = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
+    labels = np.arange(8, dtype=np.int32)
+    if f in OF_PROBABILITIES:
+        labels = np.eye(16, dtype=np.float32)[labels]
+    mean = jax.value_and_grad(lambda x, y: f(x, y).mean())
+    wanted = mean(scores, labels)
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+    with jax.set_mesh(grid):
+        spread = NamedSharding(grid, P("data", "model"))
+        args = (
+            jax.device_put(scores, spread),
+            jax.device_put(labels, spread if labels.ndim > 1 else NamedSharding(grid, P("data"))),
+        )
+        program = hlo.optimised(mean, *args)
+        value, gradient = program(*args)
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-7)
+    assert gradient.sharding.spec == P("data", "model")
+    # One number from each device for the largest class; none of the scores themselves.
+    gathered = hlo.gathering(program)
+    assert all(math.prod(i.dims) <= 4 * len(scores) // 2 for i in gathered)

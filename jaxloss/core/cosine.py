@@ -122,7 +122,7 @@ def _vectors(
     names: tuple[str, str] = ("x1", "x2"),
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[int, ...], jax.Array | None]:
     """The checked vectors of angles, with the least norm, their dimensions and the mask."""
-    x1, x2 = checks.arrays(**dict(zip(names, (x1, x2), strict=True)))
+    x1, x2 = checks.arrays(complex_too=False, **dict(zip(names, (x1, x2), strict=True)))
     try:
         pairs = jax.ShapeDtypeStruct(jnp.broadcast_shapes(x1.shape, x2.shape, (1,)), x1.dtype)
     except ValueError:

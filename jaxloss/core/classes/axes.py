@@ -51,7 +51,8 @@ class ClassAxes:
         found = jnp.ones_like(x, bool)
         for axis in self.axes:
             index = jnp.argmax(x, axis, keepdims=True)
-            found = found & (lax.broadcasted_iota(index.dtype, x.shape, axis) == index)
+            shape = [size if a == axis else 1 for a, size in enumerate(x.shape)]
+            found = found & (lax.broadcasted_iota(index.dtype, shape, axis) == index)
             x = jnp.max(x, axis, keepdims=True)
         return found
 

@@ -45,7 +45,8 @@ def _parts(logits, peak, classes):
 @_softmax.defjvp
 def _softmax_jvp(classes, primals, tangents):
     # The usual p (ẋ - Σ p ẋ) cancels at a class that has almost all of the probability.
-    p, others, above = _parts(*primals, classes)
+    logits, peak = primals
+    p, others, above = _parts(logits, peak, classes)
     moved = jnp.where(p == 0, 0, p * tangents[0])  # A class of probability 0 may be -inf.
     rest = classes.sum(jnp.where(above, 0, moved))
     by_others = jnp.where(above, rest, rest - moved + classes.sum(jnp.where(above, moved, 0)))

@@ -74,7 +74,8 @@ def ctc_loss_with_forward_probs(
     blanks = log_probs[:, :, blank_id, None]
     forward = _forward(jnp.moveaxis(blanks, 1, 0), jnp.moveaxis(symbols, 1, 0), labels, frames.T)
     bad = jnp.any(present & ~known, -1)[:, None]
-    return losses, *(xla.nan_where(bad, x) for x in forward)
+    blank, label = (xla.nan_where(bad, x) for x in forward)
+    return losses, blank, label
 
 
 def _of_symbols(log_probs: jax.Array, labels: jax.Array, present: jax.Array) -> jax.Array:
