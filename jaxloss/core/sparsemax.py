@@ -171,17 +171,19 @@ def _share(scores, peak, top, classes: ClassAxes):
 def _support(near, classes: ClassAxes):
     """The classes beside the largest that have a part of the probability."""
     # Newton's method on Σ max(x - τ, 0) = 1, from below: τ only rises, and classes only drop out,
-    # so that it ends with the exact support. Sums alone, where a sort would gather the classes.
+    # so that it ends with the exact support. Sums alone, where a sort would gather the classes. It
+    # ends by the count, since τ may be rounded differently in two readings.
 
     def step(so_far):
-        share, _ = so_far
+        share, before, _ = so_far
         inside = near > share
-        count = 1 + classes.sum(inside.astype(near.dtype))
-        raised = classes.sum(jnp.where(inside, near, 0)) / count
-        return jnp.maximum(share, raised), jnp.any(raised > share)
+        count = classes.sum(inside.astype(near.dtype))
+        raised = classes.sum(jnp.where(inside, near, 0)) / (1 + count)
+        return jnp.maximum(share, raised), count, jnp.any(count < before)
 
-    start = 0 * classes.sum(jnp.where(near > 0, near, 0))
-    share, _ = lax.while_loop(lambda so_far: so_far[1], step, (start, jnp.any(start == 0)))
+    nothing = 0 * classes.sum(jnp.where(near > 0, near, 0))
+    start = nothing, nothing + jnp.inf, jnp.any(nothing == 0)
+    share, _, _ = lax.while_loop(lambda so_far: so_far[-1], step, start)
     return near > share
 
 
