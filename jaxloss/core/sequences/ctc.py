@@ -71,6 +71,7 @@ def ctc_loss(
 
     Source: Graves et al., Connectionist Temporal Classification, ICML 2006.
     """
+    checks.number("log_epsilon", log_epsilon, jnp.zeros(()))
     sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where)
     return _batched(lambda s: losses_of_paths(s, blank_id, LOGITS), sequences)
 

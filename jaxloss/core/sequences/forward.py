@@ -65,7 +65,8 @@ def ctc_loss_with_forward_probs(
     (scores,) = checks.arrays(logits=logits)
     if scores.ndim != 3:
         checks.fail(ValueError, "logits", "have shape (B, T, C)", scores.shape)
-    losses = ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=blank_id)
+    sequences = logits, logit_paddings, labels, label_paddings
+    losses = ctc_loss(*sequences, blank_id=blank_id, log_epsilon=log_epsilon)
     frames, present = (jnp.asarray(x) == 0 for x in (logit_paddings, label_paddings))
     labels = checks.labels("labels", labels, present.shape)
     known = (labels >= 0) & (labels < scores.shape[2])
