@@ -37,6 +37,7 @@ class Loss:
     labels: bool = False  # Whether the second argument is class indices.
     mask: str = "elements"  # What `where` tells apart, see `where`.
     rowwise: bool = True  # Whether all arguments have a row per example.
+    mixes: bool = False  # Whether an example's loss depends on the others.
     domain: Callable[..., tuple] = lambda *args: args  # Maps any finite floats to valid inputs.
     as_torch: Callable[..., tuple] = lambda *args: args  # The arguments as torch's door has them.
 
@@ -63,11 +64,11 @@ class Loss:
     def where(self, rows: Any) -> jax.Array:
         """The `where` that keeps examples: of the first argument's rank, or one for each loss.
 
-        Beside whole rows it may tell "elements" apart, or "classes".
+        Beside whole rows it may tell "elements" apart, or "classes", or "entries" of an example.
         """
         rows = jnp.asarray(rows)
-        columns = self.mask != "losses" and self.inputs()[0].ndim > 1
-        return rows[:, None] if columns else rows
+        columns = self.inputs()[0].ndim - 1 if self.mask != "losses" else 0
+        return rows.reshape(*rows.shape, *[1] * columns)
 
     def inputs(self, dtype: Any = np.float32, seed: int = 0) -> tuple[jax.Array, ...]:
         """Sample inputs, exactly representable in float32; integers are left alone."""
@@ -167,6 +168,32 @@ def _multilabel(rng):
     return rng.normal(size=(N, C)), labels
 
 
+def _classified(rng):
+    return rng.normal(size=(N, C)), rng.choice([0.0, 1.0], (N, C))
+
+
+def _masses(rng):
+    return rng.normal(size=(N, C)), rng.uniform(0.2, 3, (N, C))
+
+
+def _relevant(rng):
+    return rng.normal(size=(N, C)), rng.integers(0, 4, (N, C)).astype(float)
+
+
+def _segmented(rng):
+    """Three pixels of four classes in each example."""
+    return rng.normal(size=(N, 3, 4)), np.eye(4)[rng.integers(0, 4, (N, 3))]
+
+
+def _regions(rng):
+    """Probabilities of a single region."""
+    return rng.uniform(0.05, 0.95, (N, 3, 1)), rng.choice([0.0, 1.0], (N, 3, 1))
+
+
+def _grouped(rng):
+    return rng.normal(size=(N, C)), rng.permutation([0, 0, 0, 1, 1, 7])
+
+
 def _features(rng):
     return rng.normal(size=(N, 3)), rng.normal(size=(C, 3)), rng.integers(0, C, N)
 
@@ -212,6 +239,10 @@ def _normal(x):
 
 def _sign(x):
     return jnp.where(x < 0, -1, jnp.ones((), x.dtype))
+
+
+def _one_or_0(x):
+    return jnp.where(x > 0, 1, jnp.zeros((), x.dtype))
 
 
 def _manhattan(x, y):
@@ -467,7 +498,14 @@ LOSSES = [
         as_torch=_transduced_to_torch,
         mask="losses",
     ),
-    Loss("cosine_similarity", _pair, "cosine_similarity", torch="cosine_similarity", floats=(0, 1)),
+    Loss(
+        "cosine_similarity",
+        _pair,
+        "cosine_similarity",
+        torch="cosine_similarity",
+        floats=(0, 1),
+        mask="entries",
+    ),
     Loss(
         "cosine_embedding",
         _similar,
@@ -516,10 +554,141 @@ LOSSES = [
         floats=(0, 1, 2),
         mask="losses",
     ),
+    Loss("l2", _pair, "l2_loss", floats=(0, 1)),
+    Loss("log_cosh", _pair, "log_cosh", floats=(0, 1)),
+    Loss("hinge", _signed, "hinge_loss", domain=lambda x, y: (x, _sign(y))),
+    Loss("perceptron", _signed, "perceptron_loss", domain=lambda x, y: (x, _sign(y))),
+    Loss("multiclass_hinge", _labelled, "multiclass_hinge_loss", labels=True, mask="classes"),
+    Loss(
+        "multiclass_perceptron",
+        _labelled,
+        "multiclass_perceptron_loss",
+        labels=True,
+        mask="classes",
+    ),
+    Loss("sparsemax", _classified, "sparsemax_loss", domain=lambda x, y: (x, _one_or_0(y))),
+    Loss(
+        "multiclass_sparsemax", _labelled, "multiclass_sparsemax_loss", labels=True, mask="classes"
+    ),
+    Loss(
+        "generalized_kl",
+        _masses,
+        "generalized_kl_divergence",
+        floats=(0, 1),
+        mask="classes",
+        domain=lambda x, t: (jnp.minimum(x, 40), jnp.abs(t)),
+    ),
+    Loss(
+        "convex_kl",
+        _masses,
+        "convex_kl_divergence",
+        floats=(0, 1),
+        mask="classes",
+        domain=lambda x, t: (jnp.minimum(x, 40), jnp.abs(t)),
+    ),
+    Loss(
+        "sigmoid_focal",
+        _binary,
+        "sigmoid_focal_loss",
+        floats=(0, 1),
+        domain=lambda x, y: (x, _unit(y)),
+    ),
+    Loss(
+        "sigmoid_focal_weighted",
+        _classified,
+        "sigmoid_focal_loss",
+        {"alpha": 0.25, "gamma": 0.5},
+        domain=lambda x, y: (x, _one_or_0(y)),
+    ),
+    Loss(
+        "softmax_focal",
+        _labelled,
+        "softmax_focal_loss_with_integer_labels",
+        labels=True,
+        mask="classes",
+    ),
+    Loss(
+        "softmax_focal_weighted",
+        _labelled,
+        "softmax_focal_loss_with_integer_labels",
+        {"class_weights": WEIGHTS, "gamma": 0.5},
+        labels=True,
+        mask="classes",
+    ),
+    Loss(
+        "poly",
+        _distributions,
+        "poly_loss_cross_entropy",
+        floats=(0, 1),
+        mask="classes",
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss(
+        "safe_cross_entropy",
+        _distributions,
+        "safe_softmax_cross_entropy",
+        floats=(0, 1),
+        mask="classes",
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss(
+        "ranking",
+        _relevant,
+        "ranking_softmax_loss",
+        {"reduce_fn": None, "weights": WEIGHTS},
+        floats=(0, 1),
+        mask="classes",
+        domain=lambda x, t: (x, jnp.abs(t)),
+    ),
+    Loss("cosine_distance", _pair, "cosine_distance", floats=(0, 1), mask="entries"),
+    Loss(
+        "dice",
+        _segmented,
+        "dice_loss",
+        {"axis": -2},
+        floats=(0, 1),
+        mask="entries",
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss(
+        "tversky",
+        _segmented,
+        "tversky_loss",
+        {
+            "axis": -2,
+            "alpha": 0.3,
+            "beta": 0.7,
+            "smooth": 0.0,
+            "class_weights": WEIGHTS[:4],
+            "ignore_background": True,
+            "reduction": "sum",
+        },
+        mask="entries",
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss(
+        "binary_dice",
+        _regions,
+        "binary_dice_loss",
+        {"apply_sigmoid": False},
+        mixes=True,  # Alone an example is no batch.
+        mask="entries",
+        domain=lambda x, t: (_unit(x), _unit(t)),
+    ),
+    Loss(
+        "generalized_dice",
+        _segmented,
+        "multiclass_generalized_dice_loss",
+        {"reduction": "none"},
+        mixes=True,
+        mask="entries",
+        domain=lambda x, t: (x, _unit(t)),
+    ),
+    Loss("ntxent", _grouped, "ntxent_per_example", {"temperature": 0.5}, mask="losses", mixes=True),
 ]
 
 BY_NAME = {loss.name: loss for loss in LOSSES}
-ROWWISE = [loss for loss in LOSSES if loss.rowwise]
+ROWWISE = [loss for loss in LOSSES if loss.rowwise and not loss.mixes]
 DOORS = [(loss, door) for loss in LOSSES for door in loss.doors()]
 DOOR_IDS = [f"{loss}-{door}" for loss, door in DOORS]
 # Through torch's door where there is one, and through the core where that takes other inputs.

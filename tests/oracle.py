@@ -322,6 +322,209 @@ def triplet_margin_with_distance_loss(
     return _elements(lambda near, far: _clamp(near - far + margin), near, far)
 
 
+def l2_loss(predictions, targets):
+    return 0.5 * squared_error(predictions, targets)
+
+
+def log_cosh(predictions, targets):
+    def one(x, t):
+        e = abs(x - t)
+        if e < 0.1:  # log cosh e = log(1 + 2 sinh²(e/2))
+            return math.log1p(2 * math.sinh(e / 2) ** 2)
+        return e + math.log1p(math.exp(-2 * e)) - math.log(2)
+
+    return _elements(one, predictions, targets)
+
+
+def hinge_loss(predictor_outputs, targets):
+    return _elements(lambda x, y: _clamp(1 - y * x), predictor_outputs, targets)
+
+
+def perceptron_loss(predictor_outputs, targets):
+    return _elements(lambda x, y: _clamp(-y * x), predictor_outputs, targets)
+
+
+def _by_label(f, scores, labels, where):
+    """f of the label's score and the other scores; NaN for a bad label."""
+
+    def one(x, y, classes):
+        if y not in classes:
+            return NAN
+        k = classes.index(y)
+        return f(x[k], x[:k] + x[k + 1 :])
+
+    return _examples(one, scores, labels, _indices(scores), where=where)
+
+
+def multiclass_hinge_loss(scores, labels, *, where=None):
+    def one(own, others):
+        return max([0.0, *(1 + x - own for x in others)])
+
+    return _by_label(one, scores, labels, where)
+
+
+def multiclass_perceptron_loss(scores, labels, *, where=None):
+    return _by_label(lambda own, others: max([own, *others]) - own, scores, labels, where)
+
+
+def sparsemax_loss(logits, labels):
+    def one(x, y):
+        z = x if y else -x
+        return 0.0 if z >= 1 else -z if z <= -1 else (1 - z) ** 2 / 4
+
+    return _elements(one, logits, labels)
+
+
+def multiclass_sparsemax_loss(scores, labels, *, where=None):
+    def one(own, others):
+        # Relative to the label's score: the maximum over the simplex of p·x - ½ ‖p‖² + ½.
+        x = sorted([0.0, *(x - own for x in others)], reverse=True)
+        sizes = [k for k in range(1, len(x) + 1) if 1 + k * x[k - 1] > _sum(x[:k])]
+        threshold = (_sum(x[: sizes[-1]]) - 1) / sizes[-1]
+        p = [_clamp(v - threshold) for v in x]
+        return _sum(a * v - a * a / 2 for a, v in zip(p, x, strict=True)) + 0.5
+
+    return _by_label(one, scores, labels, where)
+
+
+def generalized_kl_divergence(log_predictions, targets, *, where=None):
+    def term(x, t):
+        return (t * (_log(t) - x) if t else 0.0) + _or_inf(math.exp, x) - t
+
+    return _divergence(term, log_predictions, targets, -1, where)
+
+
+def convex_kl_divergence(log_predictions, targets, *, where=None):
+    return generalized_kl_divergence(log_predictions, targets, where=where)
+
+
+def sigmoid_focal_loss(logits, labels, *, alpha=None, gamma=2.0):
+    def one(x, y):
+        wrong = y * math.exp(-_softplus(x)) + (1 - y) * math.exp(-_softplus(-x))
+        weight = 1.0 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+        return weight * wrong**gamma * _binary(x, y)
+
+    return _elements(one, logits, labels)
+
+
+def softmax_focal_loss_with_integer_labels(
+    logits, labels, *, gamma=2.0, class_weights=None, where=None
+):
+    def one(x, y, w, classes):
+        if y not in classes:
+            return NAN
+        nll, _ = _negative_log_softmax(x)
+        k = classes.index(y)
+        return w[k] * (-math.expm1(-nll[k])) ** gamma * nll[k]
+
+    weights = _each_class(class_weights, logits)
+    return _examples(one, logits, labels, weights, _indices(logits), where=where)
+
+
+def poly_loss_cross_entropy(logits, labels, *, epsilon=2.0, where=None):
+    def one(x, t):
+        nll, _ = _negative_log_softmax(x)
+        return _sum(_times(t[c], nll[c] - epsilon * math.expm1(-nll[c])) for c in range(len(x)))
+
+    return _examples(one, logits, labels, where=where)
+
+
+def safe_softmax_cross_entropy(logits, labels, *, where=None):
+    return softmax_cross_entropy(logits, labels, where=where)
+
+
+def ranking_softmax_loss(logits, labels, *, weights=None, reduce_fn=None, where=None):
+    assert reduce_fn is None
+    relevance = np.asarray(labels, np.float64) * _each_class(weights, logits)
+    return softmax_cross_entropy(logits, relevance, where=where)
+
+
+def cosine_distance(predictions, targets):
+    def one(x1, x2):
+        n1, n2 = math.hypot(*x1), math.hypot(*x2)
+        if n1 == 0 or n2 == 0:
+            return 1.0
+        return _sum((a / n1 - b / n2) ** 2 for a, b in zip(x1, x2, strict=True)) / 2
+
+    return _examples(one, predictions, targets)
+
+
+def _probabilities(x, logits):
+    """p of each class of a pixel."""
+    if not logits:
+        return x
+    if len(x) == 1:
+        return [math.exp(-_softplus(-x[0]))]
+    return [math.exp(-nll) for nll in _negative_log_softmax(x)[0]]
+
+
+def _dice(predictions, targets, alpha, beta, smooth, logits):
+    """1 less the coefficient of each class of each example, (N, pixels, C)."""
+    x, t = (np.asarray(a, np.float64) for a in (predictions, targets))
+    out = np.empty((x.shape[0], x.shape[2]))
+    for n in range(x.shape[0]):
+        p = [_probabilities(pixel.tolist(), logits) for pixel in x[n]]
+        for c in range(x.shape[2]):
+            pairs = [(p[i][c], t[n, i, c].item()) for i in range(x.shape[1])]
+            right = _sum(a * b for a, b in pairs)
+            alarms, misses = _sum(a for a, _ in pairs) - right, _sum(b for _, b in pairs) - right
+            whole = right + alpha * alarms + beta * misses + smooth
+            out[n, c] = 1 - (right + smooth) / whole if whole else 0.0
+    return out
+
+
+def dice_loss(
+    predictions,
+    targets,
+    *,
+    class_weights=None,
+    smooth=1.0,
+    alpha=0.5,
+    beta=0.5,
+    apply_softmax=True,
+    reduction="mean",
+    ignore_background=False,
+    axis=-2,
+):
+    assert axis == -2
+    losses = _dice(predictions, targets, alpha, beta, smooth, apply_softmax)
+    losses = losses * _each_class(class_weights, losses)
+    losses = losses[:, 1:] if ignore_background else losses
+    return {"mean": losses.mean(-1), "sum": losses.sum(-1), "none": losses}[reduction]
+
+
+def tversky_loss(predictions, targets, **options):
+    return dice_loss(predictions, targets, **options)
+
+
+def binary_dice_loss(predictions, targets, *, smooth=1.0, apply_sigmoid=True):
+    return _dice(predictions, targets, 0.5, 0.5, smooth, apply_sigmoid)[:, 0]
+
+
+def multiclass_generalized_dice_loss(predictions, targets, *, smooth=1.0, reduction="mean"):
+    sizes = np.asarray(targets, np.float64).sum((0, 1))
+    weights = np.array([1 / size**2 if size else 0.0 for size in sizes])
+    losses = _dice(predictions, targets, 0.5, 0.5, smooth, True)
+    losses = losses * weights * len(sizes) / weights.sum()
+    return losses if reduction == "none" else losses.mean()
+
+
+def ntxent_per_example(embeddings, labels, temperature=0.07):
+    x, y = np.asarray(embeddings, np.float64).tolist(), np.asarray(labels).tolist()
+
+    def pair(i, j):
+        rivals = [k for k in range(len(y)) if y[k] != y[i]]
+        s = [_cosine(x[i], x[k]) / temperature for k in [j, *rivals]]
+        return _negative_log_softmax(s)[0][0]
+
+    out = np.zeros(len(y))
+    for i in range(len(y)):
+        own = [j for j in range(len(y)) if j != i and y[j] == y[i]]
+        if own:
+            out[i] = _sum(pair(i, j) for j in own) / len(own)
+    return out
+
+
 def reduce(losses, reduction="mean", *, weights=None, where=None, normalizer=None):
     assert reduction in ("none", "mean", "sum", "batchmean")
     kept = _mask(where, losses)

@@ -26,7 +26,7 @@ def bytes_over_floor(loss, around=lambda losses: losses):
         return jax.ShapeDtypeStruct([LARGER.get(size, size) for size in x.shape], x.dtype)
 
     options = {
-        name: np.resize(value, LARGER[C]) if isinstance(value, np.ndarray) else value
+        name: np.resize(value, LARGER[C]) if np.shape(value) == (C,) else value
         for name, value in loss.options.items()
     }
     args, own = [larger(x) for x in loss.inputs()], dataclasses.replace(loss, options=options)

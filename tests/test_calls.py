@@ -62,8 +62,8 @@ UNREDUCED_FUNCTIONS = {
     name: function
     for name, function in FUNCTIONS.items()
     if "reduction" not in inspect.signature(function).parameters
-    # Which is a plain function of Python, as it calls a function of the user's.
-    and function is not jaxloss.triplet_margin_with_distance_loss
+    # Which are plain functions of Python, as they call a function of the user's.
+    and function not in (jaxloss.triplet_margin_with_distance_loss, jaxloss.ranking_softmax_loss)
 }
 
 

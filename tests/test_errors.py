@@ -648,6 +648,144 @@ STATIC = [
         ValueError,
         "ctc_loss: `reduction` must be 'none', 'mean' or 'sum', got 'avg'",
     ),
+    (
+        lambda: jaxloss.hinge_loss(X, Y),
+        ValueError,
+        "hinge_loss: `targets` must have `predictor_outputs`'s shape (2, 3), got (2,)",
+    ),
+    (
+        lambda: jaxloss.perceptron_loss(INTEGERS, X),
+        TypeError,
+        "perceptron_loss: `predictor_outputs` must be a floating-point array, got int32",
+    ),
+    *(
+        (
+            lambda function=function: function(X, jnp.array([0, 1, 2])),
+            ValueError,
+            f"{function.__name__}: `labels` must have shape (2,), got (3,)",
+        )
+        for function in (
+            jaxloss.multiclass_hinge_loss,
+            jaxloss.multiclass_perceptron_loss,
+            jaxloss.multiclass_sparsemax_loss,
+            jaxloss.softmax_focal_loss_with_integer_labels,
+        )
+    ),
+    (
+        lambda: jaxloss.multiclass_hinge_loss(X[:, :0], Y),
+        ValueError,
+        "multiclass_hinge_loss: `scores` must have at least one class, got shape (2, 0)",
+    ),
+    (
+        lambda: jaxloss.multiclass_sparsemax_loss(X, ONE),
+        TypeError,
+        "multiclass_sparsemax_loss: `labels` must be an array of integers, got float32",
+    ),
+    (
+        lambda: jaxloss.make_fenchel_young_loss("logsumexp"),
+        TypeError,
+        "make_fenchel_young_loss: `max_fun` must be callable, got 'logsumexp'",
+    ),
+    (
+        lambda: jaxloss.make_fenchel_young_loss(jax.nn.logsumexp)(X, WIDE),
+        ValueError,
+        "fenchel_young_loss: `targets` must have `scores`'s shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.make_fenchel_young_loss(jax.nn.logsumexp)(1.0, 1.0),
+        ValueError,
+        "fenchel_young_loss: `scores` must have shape (..., C), got ()",
+    ),
+    (
+        lambda: jaxloss.sigmoid_focal_loss(X, X, alpha=1.5),
+        ValueError,
+        "sigmoid_focal_loss: `alpha` must be between 0 and 1, got 1.5",
+    ),
+    (
+        lambda: jaxloss.softmax_focal_loss_with_integer_labels(X, Y, gamma=-1),
+        ValueError,
+        "softmax_focal_loss_with_integer_labels: `gamma` must be 0 or more, got -1",
+    ),
+    (
+        lambda: jaxloss.poly_loss_cross_entropy(X, X, epsilon=X),
+        ValueError,
+        "poly_loss_cross_entropy: `epsilon` must be a number, got shape (2, 3)",
+    ),
+    (
+        lambda: jaxloss.generalized_kl_divergence(X, WIDE),
+        ValueError,
+        "generalized_kl_divergence: `targets` must have `log_predictions`'s shape (2, 3), got",
+    ),
+    (
+        lambda: jaxloss.ranking_softmax_loss(X, X, reduce_fn="mean"),
+        TypeError,
+        "ranking_softmax_loss: `reduce_fn` must be callable or None, got 'mean'",
+    ),
+    (
+        lambda: jaxloss.ranking_softmax_loss(X, X, weights=jnp.ones(2)),
+        ValueError,
+        "ranking_softmax_loss: `weights` must broadcast to (2, 3), got (2,)",
+    ),
+    (
+        lambda: jaxloss.cosine_distance(X, WIDE),
+        ValueError,
+        "cosine_distance: `targets` must broadcast with the shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.cosine_distance(X, X, epsilon=-1.0),
+        ValueError,
+        "cosine_distance: `epsilon` must be 0 or more, got -1.0",
+    ),
+    (
+        lambda: jaxloss.dice_loss(X, WIDE),
+        ValueError,
+        "dice_loss: `targets` must have `predictions`'s shape (2, 3), got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.dice_loss(X, X, axis=-1),
+        ValueError,
+        "dice_loss: `axis` must leave the last dimension, the classes, alone, got -1",
+    ),
+    (
+        lambda: jaxloss.tversky_loss(X, X, alpha=0.5, beta=-0.5),
+        ValueError,
+        "tversky_loss: `beta` must be 0 or more, got -0.5",
+    ),
+    (
+        lambda: jaxloss.dice_loss(X, X, reduction="avg"),
+        ValueError,
+        "dice_loss: `reduction` must be 'mean', 'sum' or 'none', got 'avg'",
+    ),
+    (
+        lambda: jaxloss.multiclass_generalized_dice_loss(X, X[0]),
+        ValueError,
+        "multiclass_generalized_dice_loss: `targets` must have `predictions`'s shape (2, 3), got",
+    ),
+    (
+        lambda: jaxloss.ntxent(X[0], Y),
+        ValueError,
+        "ntxent: `embeddings` must have shape (N, D), got (3,)",
+    ),
+    (
+        lambda: jaxloss.ntxent_per_example(X, jnp.zeros(3, int)),
+        ValueError,
+        "ntxent_per_example: `labels` must have shape (2,), got (3,)",
+    ),
+    (
+        lambda: jaxloss.ntxent(X, Y, 0.0),
+        ValueError,
+        "ntxent: `temperature` must be positive, got 0.0",
+    ),
+    (
+        lambda: jaxloss.smooth_labels(X, 2),
+        ValueError,
+        "smooth_labels: `alpha` must be between 0 and 1, got 2",
+    ),
+    (
+        lambda: jaxloss.ctc_loss_with_forward_probs(LOGITS[0], FRAMES[0], SPOKEN[0], PADDINGS[0]),
+        ValueError,
+        "ctc_loss_with_forward_probs: `logits` must have shape (B, T, C), got (5, 3)",
+    ),
 ]
 
 
@@ -671,19 +809,22 @@ FUNCTIONS = {(jaxloss, loss.core): loss.inputs() for loss in LOSSES} | {
 }
 
 
+KEYWORD_NEEDED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty)
+
+
 @pytest.mark.parametrize(
     ("door", "name"), FUNCTIONS, ids=lambda part: getattr(part, "__name__", part)
 )
 def test_what_is_no_array_is_named(door, name):
     function, args = getattr(door, name), FUNCTIONS[door, name]
-    for (argument, parameter), position in zip(
-        inspect.signature(function).parameters.items(), range(len(args)), strict=False
-    ):
+    parameters = inspect.signature(function).parameters
+    needed = {n: 0.5 for n, p in parameters.items() if (p.kind, p.default) == KEYWORD_NEEDED}
+    for (argument, parameter), position in zip(parameters.items(), range(len(args)), strict=False):
         faults = ["text", Tensor()] + ([None] if parameter.default is parameter.empty else [])
         for fault in faults:
             wrong = (*args[:position], fault, *args[position + 1 :])
             with pytest.raises(TypeError) as caught:
-                function(*wrong)
+                function(*wrong, **needed)
             beginning, _, got = str(caught.value).partition(", got ")
             assert beginning.startswith(f"{name}: `{argument}` must be an array")
             assert got == {str: "str", Tensor: f"{__name__}.Tensor"}.get(type(fault), "NoneType")
@@ -875,6 +1016,76 @@ FAULTS = [
         lambda n: F.ctc_loss(IN_TIME, SPOKEN, n, (2, 2)),
         jnp.array([5, 6]),
         "ctc_loss: `input_lengths` must be in [0, 5]",
+    ),
+    *(
+        (
+            lambda y, function=function: function(X, y),
+            LABELS,
+            f"{function.__name__}: `labels` must be a class in [0, 3) that takes part",
+        )
+        for function in (
+            jaxloss.multiclass_hinge_loss,
+            jaxloss.multiclass_perceptron_loss,
+            jaxloss.multiclass_sparsemax_loss,
+            jaxloss.softmax_focal_loss_with_integer_labels,
+        )
+    ),
+    *(
+        (lambda t, function=function: function(X, t), 0 * X, f"{function.__name__}: `targets` must")
+        for function in (jaxloss.hinge_loss, jaxloss.perceptron_loss)
+    ),
+    (lambda y: jaxloss.sparsemax_loss(X, y), 2 * X, "sparsemax_loss: `labels` must be 0 or 1"),
+    *(
+        (
+            lambda y, function=function: function(X, y),
+            -X,
+            f"{function.__name__}: `labels` must be probabilities in [0, 1]",
+        )
+        for function in (
+            jaxloss.sigmoid_focal_loss,
+            jaxloss.poly_loss_cross_entropy,
+            jaxloss.safe_softmax_cross_entropy,
+        )
+    ),
+    (
+        lambda t: jaxloss.generalized_kl_divergence(X, t),
+        -X,
+        "generalized_kl_divergence: `targets` must be 0 or more",
+    ),
+    (
+        lambda y: jaxloss.ranking_softmax_loss(X, y),
+        -X,
+        "ranking_softmax_loss: `labels` must be 0 or more",
+    ),
+    (
+        lambda t: jaxloss.dice_loss(X, t),
+        2 * X,
+        "dice_loss: `targets` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda p: jaxloss.dice_loss(p, X, apply_softmax=False),
+        X,
+        "dice_loss: `predictions` must sum to 1 over the classes",
+    ),
+    (
+        lambda p: jaxloss.binary_dice_loss(p, X, apply_sigmoid=False),
+        2 * X,
+        "binary_dice_loss: `predictions` must be probabilities in [0, 1]",
+    ),
+    (
+        lambda g: jaxloss.sigmoid_focal_loss(X, X, gamma=g),
+        jnp.float32(-1),
+        "sigmoid_focal_loss: `gamma` must be 0 or more",
+    ),
+    (
+        lambda t: jaxloss.ntxent(X, Y, t),
+        jnp.float32(0),
+        "ntxent: `temperature` must be positive",
+    ),
+    (
+        lambda y: jaxloss.ctc_loss_with_forward_probs(LOGITS, FRAMES, y, PADDINGS),
+        3 * SPOKEN,
+        "ctc_loss_with_forward_probs: `labels` must be symbols in [0, 3)",
     ),
     (
         jax.jit(lambda n: F.ctc_loss(IN_TIME, SPOKEN.ravel(), LENGTHS, n)),

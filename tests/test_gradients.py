@@ -124,6 +124,50 @@ def test_kink(name, args, options, wanted):
     np.testing.assert_allclose(got, np.asarray(wanted, np.float32), rtol=1e-6)
 
 
+# The same of losses that torch has not, in the core.
+CORE_KINKS = [
+    ("log_cosh", ([0.0, -0.0], [0.0, 0.0]), {}, [0.0, 0.0]),
+    ("hinge_loss", ([1.0, -1.0], [1.0, -1.0]), {}, [-1.0, 1.0]),
+    ("perceptron_loss", ([0.0, 0.0], [1.0, -1.0]), {}, [-1.0, 1.0]),
+    ("multiclass_hinge_loss", ([[1.0, 0.0, 0.0]], [0]), {}, [[-1.0, 1.0, 0.0]]),
+    ("multiclass_hinge_loss", ([[1.0]], [0]), {}, [[0.0]]),
+    ("multiclass_perceptron_loss", ([[0.0, 0.0, 0.0]], [1]), {}, [[1.0, -1.0, 0.0]]),
+    ("sparsemax_loss", ([1.0, -1.0, 0.0], [1, 1, 0]), {}, [0.0, -1.0, 0.5]),
+    ("multiclass_sparsemax_loss", ([[1.0, 0.0]], [0]), {}, [[0.0, 0.0]]),
+    ("multiclass_sparsemax_loss", ([[0.0, 0.0]], [0]), {}, [[-0.5, 0.5]]),
+    ("sigmoid_focal_loss", ([0.0, -0.0], [1.0, 0.0]), {"gamma": 0.0}, [-0.5, 0.5]),
+    ("sigmoid_focal_loss", ([100.0, -100.0], [1.0, 0.0]), {"gamma": 0.5}, [0.0, 0.0]),
+    (
+        "softmax_focal_loss_with_integer_labels",
+        ([[0.0, -200.0]], [0]),
+        {"gamma": 0.5},
+        [[0.0, 0.0]],
+    ),
+    ("generalized_kl_divergence", ([0.0], [0.0]), {}, [1.0]),
+    ("cosine_distance", ([[0.0, 0.0]], [[0.0, 2.0]]), {}, [[0.0, 0.0]]),
+    (
+        "binary_dice_loss",
+        ([[0.0, 0.0]], [[0.0, 0.0]]),
+        {"smooth": 0.0, "apply_sigmoid": False},
+        [[0.0, 0.0]],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "options", "wanted"),
+    CORE_KINKS,
+    ids=[f"{k[0]}-{i}" for i, k in enumerate(CORE_KINKS)],
+)
+def test_kink_in_the_core(name, args, options, wanted):
+    args = [
+        jnp.asarray(a, jnp.int32 if isinstance(np.ravel(a)[0], np.integer) else jnp.float32)
+        for a in args
+    ]
+    got = jax.grad(lambda x: getattr(jaxloss, name)(x, *args[1:], **options).sum())(args[0])
+    np.testing.assert_allclose(got, np.asarray(wanted, np.float32), rtol=1e-6)
+
+
 def test_variance_below_eps_keeps_its_gradient():
     def loss(var):
         return F.gaussian_nll_loss(jnp.zeros(1), jnp.ones(1), var, eps=0.5)
@@ -202,20 +246,31 @@ def test_hessian_at_logit_0_is_that_of_the_sigmoid():
     np.testing.assert_allclose(hessian, 0.25)
 
 
-@pytest.mark.parametrize("name", ["huber", "smooth_l1", "gaussian", "hinge_embedding", "triplet"])
-def test_hyper_parameters_are_differentiable(name, x64):
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("huber", "delta", 0.7),
+        ("smooth_l1", "beta", 0.7),
+        ("gaussian", "eps", 0.5),
+        ("hinge_embedding", "margin", 0.6),
+        ("triplet", "margin", 1.3),
+        ("sigmoid_focal", "gamma", 1.5),
+        ("sigmoid_focal", "alpha", 0.3),
+        ("softmax_focal", "gamma", 1.5),
+        ("poly", "epsilon", -0.5),
+        ("dice", "smooth", 0.5),
+        ("dice", "alpha", 0.3),
+        ("tversky", "beta", 0.6),
+        ("generalized_dice", "smooth", 0.5),
+        ("ntxent", "temperature", 0.4),
+    ],
+)
+def test_hyper_parameters_are_differentiable(name, argument, value, x64):
     loss = BY_NAME[name]
-    argument, value = {
-        "huber": ("delta", 0.7),
-        "smooth_l1": ("beta", 0.7),
-        "gaussian": ("eps", 0.5),
-        "hinge_embedding": ("margin", 0.6),
-        "triplet": ("margin", 1.3),
-    }[name]
     args = loss.inputs(np.float64, seed=9)
 
     def f(value):
-        return getattr(jaxloss, loss.core)(*args, **{argument: value}).sum()
+        return getattr(jaxloss, loss.core)(*args, **{**loss.options, argument: value}).sum()
 
     wanted = numerical_jacobian(f, jnp.asarray(value))
     if name == "gaussian":

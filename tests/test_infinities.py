@@ -69,7 +69,9 @@ def test_modes_agree(loss, door):
 
     def derivatives(position, args):
         def losses(x):
-            return loss.doors()[door](*args[:position], x, *args[position + 1 :])
+            found = loss.doors()[door](*args[:position], x, *args[position + 1 :])
+            # Of several losses of an example the sum, unless each belongs to an element.
+            return found if found.shape == x.shape else found.reshape(len(found), -1).sum(1)
 
         def gradient(x):
             return jax.grad(lambda x: losses(x).sum())(x)

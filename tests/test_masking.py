@@ -103,9 +103,7 @@ def check_that_nothing_takes_part(loss, masked):
     jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), common(*args))
 
 
-ELEMENTWISE = [
-    loss for loss in LOSSES if loss.mask == "elements" and loss.core != "cosine_similarity"
-]
+ELEMENTWISE = [loss for loss in LOSSES if loss.mask == "elements"]
 
 
 @pytest.mark.parametrize("loss", ELEMENTWISE, ids=str)
@@ -127,14 +125,15 @@ def test_masked_elements_are_absent(loss):
         assert np.all(np.isfinite(found[3]))
 
 
-def test_masked_entries_of_a_cosine_are_absent():
+@pytest.mark.parametrize("f", [jaxloss.cosine_similarity, jaxloss.cosine_distance])
+def test_masked_entries_of_an_angle_are_absent(f):
     x1, x2 = BY_NAME["cosine_similarity"].inputs()
     keep = np.array([True, False, True, True, False])
     where = jnp.broadcast_to(keep, x1.shape)
-    wanted = jaxloss.cosine_similarity(x1[:, keep], x2[:, keep])
+    wanted = f(x1[:, keep], x2[:, keep])
     for poison in POISON:
         bad = (jnp.where(where, x, poison) for x in (x1, x2))
-        np.testing.assert_allclose(jaxloss.cosine_similarity(*bad, where=where), wanted, rtol=1e-6)
+        np.testing.assert_allclose(f(*bad, where=where), wanted, rtol=1e-6)
 
 
 def test_masked_class_of_several_labels():

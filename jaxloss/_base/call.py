@@ -29,6 +29,7 @@ def public(
     absent_at_default: tuple[str, ...] = (),
     names: Mapping[str, str] | None = None,
     name: str | None = None,
+    aliases: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compiles a function and keeps its signature.
 
@@ -45,17 +46,20 @@ def public(
       absent_at_default: hyper-parameters whose term the default leaves out of the compiled program.
       names: this function's names for the arguments of the functions it calls.
       name: the name in errors, where it is not the function's own.
+      aliases: other names by which arguments may be passed, those of another library, each with
+        the argument that it stands for. The caller gets them back as the attribute `aliases`.
     """
 
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
         arguments = declared(fun, static, labels, domain or {}, absent_at_default)
         caller = checks.Caller(name or fun.__name__, names or {})
-        run = Program(fun, arguments, caller).run
+        run = Program(fun, arguments, caller, aliases or {}).run
 
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             return fun(*args, **kwargs) if checks.is_nested() else run(args, kwargs)
 
+        vars(call)["aliases"] = aliases or {}
         return call
 
     return decorate
@@ -65,9 +69,14 @@ class Program:
     """A function as it is compiled for the arguments that it declares."""
 
     def __init__(
-        self, fun: Callable, arguments: dict[str, Argument], caller: checks.Caller
+        self,
+        fun: Callable,
+        arguments: dict[str, Argument],
+        caller: checks.Caller,
+        aliases: Mapping[str, str],
     ) -> None:
         self.fun, self.arguments, self.caller = fun, arguments, caller
+        self.aliases = aliases
         self.signature = inspect.signature(fun)
         parameters = self.signature.parameters.values()
         self.places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -98,6 +107,8 @@ class Program:
     def run(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Calls the program, with its own errors in place of those of JAX."""
         is_outermost = get_opaque_trace_state() == _OUTSIDE
+        if not self.aliases.keys().isdisjoint(kwargs):
+            kwargs = self._unaliased(kwargs)
         if not self._is_plain(args, kwargs):
             args, kwargs = self._prepared(args, kwargs, read=is_outermost)
         try:
@@ -109,6 +120,11 @@ class Program:
                 with checks.speaking_for(self.caller):
                     self._explain(args, kwargs)
             raise
+
+    def _unaliased(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by their own names; an alias beside its own name stays, and is refused."""
+        own = {name: self.aliases.get(name, name) for name in kwargs}
+        return {name if own[name] in kwargs else own[name]: value for name, value in kwargs.items()}
 
     def _named(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         return dict(zip(self.places, args, strict=False)) | kwargs

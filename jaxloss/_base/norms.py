@@ -222,3 +222,48 @@ def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array,
     most = float(jnp.finfo(size.dtype).max) / 16  # The reciprocal of more would be flushed to 0.
     scale = jnp.where(zero, 1, jnp.minimum(extreme, most))
     return lax.stop_gradient(scale), zero
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def cosine_distance(
+    x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]
+) -> jax.Array:
+    """1 - `cosine` without the cancellation of almost parallel vectors.
+
+    It is half the squared distance of the unit vectors, and half of what each lacks to the length 1
+    where eps keeps it from it.
+    """
+    (one, two), _ = _lengths(lambda: [x1, x2], axes)
+    divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
+    apart = xla.recomputed(x1) / one.scale / divisor1 - xla.recomputed(x2) / two.scale / divisor2
+    lacking = _lacking(one, divisor1) + _lacking(two, divisor2)
+    return 0.5 * (jnp.sum(jnp.square(apart), axes, keepdims=True) + lacking)
+
+
+def _lacking(x: _Length, divisor: jax.Array) -> jax.Array:
+    """1 - ‖x‖² / divisor²"""
+    return jnp.where(x.length < divisor, 1 - jnp.square(x.length / divisor), 0)
+
+
+@cosine_distance.defjvp
+def _cosine_distance_jvp(axes, primals, tangents):
+    # Autodiff would keep the unit vectors and reach into the branches of `_lengths`.
+    _, along = jax.jvp(lambda *x: cosine(*x, axes), primals, tangents)
+    return cosine_distance(*primals, axes), -along
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """x / ‖x‖ without overflow or underflow; 0 with gradient 0 for 0."""
+    (length,), _ = _lengths(lambda: [x], axes)
+    return x / length.scale / _divisor(length, jnp.zeros((), x.dtype))
+
+
+@unit.defjvp
+def _unit_jvp(axes, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    (length,), _ = _lengths(lambda: [x], axes)
+    direction = unit(x, axes)
+    x_dot = x_dot / length.scale / _divisor(length, jnp.zeros((), x.dtype))
+    turning = x_dot - direction * jnp.sum(direction * x_dot, axes, keepdims=True)
+    return direction, jnp.where(length.zero, 0, turning)

@@ -1,4 +1,4 @@
-"""Embeddings that should lie close or apart: cosine similarity, p-norm distance, triplets."""
+"""Embeddings that should lie close or apart: angles, p-norm distances, triplets."""
 
 from __future__ import annotations
 
@@ -12,59 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, norms
 from jaxloss._base.call import public
-
-
-@public(static=("axis",), domain={"eps": checks.NON_NEGATIVE})
-def cosine_similarity(
-    x1: ArrayLike,
-    x2: ArrayLike,
-    *,
-    axis: checks.Axis = -1,
-    eps: ArrayLike = 0.0,
-    where: ArrayLike | None = None,
-) -> jax.Array:
-    """Cosine of the angle between two vectors.
-
-    similarity = x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)).
-
-    It is 0, with gradient 0, where a vector is 0. Neither large nor small vectors overflow or
-    vanish.
-
-    Args:
-      x1: floating-point array (..., D).
-      x2: array that broadcasts with it.
-      axis: the dimension or dimensions of the vectors, counted in the broadcast shape.
-      eps: the least norm to divide by.
-      where: boolean, of the rank of the broadcast vectors and broadcastable to them: the entries,
-        or with size 1 along `axis` the pairs, that take part. A pair of which nothing does is 0.
-
-    Returns:
-      One similarity in [-1, 1] for each pair, in the broadcast shape without `axis`; at least
-      float32.
-
-    Raises:
-      TypeError: `x1` is not floating-point.
-      ValueError: the shapes or `axis` do not fit, or `eps` is negative.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxloss
-      >>> x1, x2 = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[4.0, 3.0], [0.0, 2.0]])
-      >>> print(jaxloss.cosine_similarity(x1, x2).round(4))
-      [0.96 0.  ]
-
-    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.CosineSimilarity.html
-    """
-    x1, x2 = checks.arrays(x1=x1, x2=x2)
-    try:
-        pairs = jax.ShapeDtypeStruct(jnp.broadcast_shapes(x1.shape, x2.shape, (1,)), x1.dtype)
-    except ValueError:
-        checks.fail(ValueError, "x2", f"broadcast with the shape {x1.shape}", x2.shape)
-    axes = checks.axes(axis, pairs, "x1")
-    where = checks.mask(where, "x1", pairs)
-    x1, x2 = (elementwise.masked(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
-    eps = checks.number("eps", eps, x1)
-    return jnp.squeeze(norms.cosine(x1, x2, eps, axes), axes)
+from jaxloss.core.cosine import cosine_similarity
 
 
 @public(static=("axis",))
@@ -123,12 +71,6 @@ def cosine_embedding_loss(
     similar = jnp.where(targets == 1, 1 - similarity, 0)
     losses = similar + jnp.where(targets == -1, elementwise.hinge(similarity - margin), 0)
     return elementwise.masked(where, losses)
-
-
-def _aligned(x: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
-    """x with the rank of the shape, and with its size along the vectors."""
-    x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
-    return jnp.broadcast_to(x, [shape[a] if a in axes else x.shape[a] for a in range(x.ndim)])
 
 
 def _batch_shape(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -198,17 +140,21 @@ def pairwise_distance(
     return distances if keepdims else jnp.squeeze(distances, axes)
 
 
-@public(static=("p", "swap", "axis"), domain={"margin": checks.POSITIVE})
+@public(
+    static=("p", "swap", "axis"),
+    domain={"margin": checks.POSITIVE},
+    aliases={"norm_degree": "p"},
+)
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
     negatives: ArrayLike,
-    *,
-    margin: ArrayLike = 1.0,
-    p: float = 2.0,
-    eps: ArrayLike = 1e-6,
-    swap: bool = False,
     axis: checks.Axis = -1,
+    p: float = 2.0,
+    margin: ArrayLike = 1.0,
+    eps: ArrayLike = 1e-6,
+    *,
+    swap: bool = False,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Triplet margin loss: the anchor closer to the positive than to the negative by a margin.
@@ -220,11 +166,11 @@ def triplet_margin_loss(
       anchors: floating-point array (..., D).
       positives: embeddings that should be close to the anchors, in the same shape.
       negatives: embeddings that should be far from them, in the same shape.
+      axis: the dimension or dimensions of the vectors.
+      p: the degree of the norm, a number of Python or numpy; optax's name for it is `norm_degree`.
       margin: above 0, in the unit of the distance; a number, or one for each triplet.
-      p: the degree of the norm, a number of Python or numpy.
       eps: added to every difference.
       swap: whether a negative closer to the positive than to the anchor counts from there.
-      axis: the dimension or dimensions of the vectors.
       where: boolean, one for each triplet: which take part. The others may hold anything, in every
         argument: their loss and gradient are 0.
 

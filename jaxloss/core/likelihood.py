@@ -229,7 +229,6 @@ def _raised(variance, eps):
 def kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
-    *,
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -281,7 +280,6 @@ def kl_divergence(
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
-    *,
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:

@@ -1,7 +1,8 @@
-"""Distances of a prediction from its target: absolute, squared, Huber, smooth L1."""
+"""Distances of a prediction from its target: absolute, squared, Huber, smooth L1, log-cosh."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -65,6 +66,7 @@ def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 _squared = _of_error(jnp.square, lambda error: (2 * error,))
+_half_squared = _of_error(lambda error: 0.5 * jnp.square(error), lambda error: (error,))
 
 
 def _huber_value(error: jax.Array, delta: jax.Array) -> jax.Array:
@@ -98,6 +100,17 @@ def _smooth_l1_slopes(error: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax
 
 
 _smooth_l1 = _of_error(_smooth_l1_value, _smooth_l1_slopes)
+
+
+def _log_cosh_value(error: jax.Array) -> jax.Array:
+    # log(1 + 2 sinh²(e/2)), for the usual log(exp(e) + exp(-e)) - log 2 cancels near 0.
+    size = norms.absolute(error)
+    less = jnp.expm1(-size)
+    near = jnp.log1p(0.5 * jnp.square(less) / jnp.maximum(1 + less, 0.25))
+    return jnp.where(size < 1, near, size + (jnp.log1p(jnp.square(1 + less)) - math.log(2)))
+
+
+_log_cosh = _of_error(_log_cosh_value, lambda error: (jnp.tanh(error),))
 
 
 @public()
@@ -236,3 +249,69 @@ def smooth_l1_loss(
     Source: Girshick, Fast R-CNN, arXiv:1504.08083.
     """
     return _loss_of(_smooth_l1, predictions, targets, where, beta=beta)
+
+
+@public()
+def l2_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> jax.Array:
+    """Half the squared error.
+
+    loss = ½ (x - y)², whose derivative is x - y.
+
+    Args:
+      predictions: floating-point array of any shape.
+      targets: array of the same shape; left out, it is 0.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> print(jaxloss.l2_loss(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 3.5])))
+      [0.    2.    0.125]
+
+    Source: Bishop, Pattern Recognition and Machine Learning (2006), 1.1.
+    """
+    return _loss_of(_half_squared, predictions, targets, where)
+
+
+@public()
+def log_cosh(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> jax.Array:
+    """Log-cosh loss: squared near the target, absolute far from it, smooth everywhere.
+
+    loss = log cosh e, with e = x - y: about ½ e² near 0 and |e| - log 2 far from it. Its derivative
+    is tanh e. Small errors keep their digits, large ones do not overflow.
+
+    Args:
+      predictions: floating-point array of any shape.
+      targets: array of the same shape; left out, it is 0.
+      where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
+        rest may hold anything, in every argument: its loss and gradient are 0.
+
+    Returns:
+      One loss per element, in the shape of `predictions`; at least float32.
+
+    Raises:
+      TypeError: `predictions` is not floating-point.
+      ValueError: the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> print(jaxloss.log_cosh(jnp.array([0.0, 1e-3, 2.0]), jnp.zeros(3)))
+      [0.000e+00 5.000e-07 1.325e+00]
+
+    Source: Chen et al., Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder (2019).
+    """
+    return _loss_of(_log_cosh, predictions, targets, where)

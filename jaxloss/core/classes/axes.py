@@ -42,6 +42,20 @@ class ClassAxes:
         x = jnp.max(x, self.axes, keepdims=True)
         return x if self.axis_name is None else lax.pmax(x, self.axis_name)
 
+    def is_first_largest(self, x: jax.Array) -> jax.Array:
+        """True at one largest entry of each example, the first of those along each axis.
+
+        Found by its index: where XLA rounds x differently in two readings, no entry may equal the
+        maximum.
+        """
+        found = jnp.ones_like(x, bool)
+        for axis in self.axes:
+            index = jnp.argmax(x, axis, keepdims=True)
+            shape = [size if a == axis else 1 for a, size in enumerate(x.shape)]
+            found = found & (lax.broadcasted_iota(index.dtype, shape, axis) == index)
+            x = jnp.max(x, axis, keepdims=True)
+        return found
+
     def any(self, x: jax.Array) -> jax.Array:
         found = jnp.any(x, self.axes, keepdims=True)
         if self.axis_name is None:

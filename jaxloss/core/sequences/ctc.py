@@ -29,6 +29,7 @@ def ctc_loss(
     label_paddings: ArrayLike,
     *,
     blank_id: int = 0,
+    log_epsilon: ArrayLike = -1e5,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     """Connectionist temporal classification loss, from logits.
@@ -49,6 +50,7 @@ def ctc_loss(
       labels: integer array (..., L), without blanks.
       label_paddings: (..., L), not 0 where a label is padding.
       blank_id: the index of the blank.
+      log_epsilon: optax's stand-in for log 0; without effect, for there is none here.
       where: boolean, one per sequence: of as many dimensions as (...) and broadcastable to it.
         A sequence that it excludes may hold anything in every argument, and has the loss 0 and a
         gradient of exactly 0.
@@ -71,6 +73,7 @@ def ctc_loss(
 
     Source: Graves et al., Connectionist Temporal Classification, ICML 2006.
     """
+    checks.number("log_epsilon", log_epsilon, jnp.zeros(()))
     sequences = _sequences(logits, logit_paddings, labels, label_paddings, blank_id, where)
     return batch.batched(lambda s: losses_of_paths(s, blank_id, LOGITS), sequences)
 

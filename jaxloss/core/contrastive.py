@@ -1,0 +1,167 @@
+"""Embeddings of a batch against one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxloss._base import checks, elementwise, norms, xla
+from jaxloss._base.call import public
+from jaxloss._base.reduction import divide
+
+
+@public(labels=("labels",), domain={"temperature": checks.POSITIVE})
+def ntxent(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike = 0.07,
+    *,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Normalised temperature-scaled cross entropy (NT-Xent), the mean over all positive pairs.
+
+    loss = mean over pairs i ≠ j of one label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), k
+    over the examples of other labels, with s = cos / temperature.
+
+    0, with gradient 0, where there is no such pair, and where all labels are the same.
+
+    Args:
+      embeddings: floating-point array (N, D), of any length.
+      labels: integer array (N,): the same for examples that belong together. Any integers.
+      temperature: above 0.
+      where: boolean, (N,) or (1,): the examples that take part, neither as one of a pair nor as
+        contrast else. The others may hold anything.
+
+    Returns:
+      A scalar; at least float32.
+
+    Raises:
+      TypeError: `embeddings` is not floating-point or `labels` not integer.
+      ValueError: the shapes do not fit, or `temperature` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+      >>> print(jaxloss.ntxent(embeddings, jnp.array([0, 0, 1, 1]), 0.5).round(4))
+      0.2899
+
+    Source: Chen et al., A simple framework for contrastive learning, arXiv:2002.05709.
+    """
+    losses, positives = _of_examples(embeddings, labels, temperature, where)
+    return divide(jnp.sum(losses), jnp.sum(positives))
+
+
+@public(labels=("labels",), domain={"temperature": checks.POSITIVE})
+def ntxent_per_example(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike = 0.07,
+    *,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Normalised temperature-scaled cross entropy (NT-Xent) of each example.
+
+    loss_i = mean over j ≠ i of the same label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), k
+    over the examples of other labels, with s = cos / temperature. `ntxent` is their mean, each
+    counted as often as it has such a j.
+
+    0, with gradient 0, where an example has none, and where all labels are the same.
+
+    Args:
+      embeddings: floating-point array (N, D), of any length.
+      labels: integer array (N,): the same for examples that belong together. Any integers.
+      temperature: above 0.
+      where: boolean, (N,) or (1,): the examples that take part, neither as one of a pair nor as
+        contrast else. The others may hold anything: their loss and gradient are 0.
+
+    Returns:
+      One loss per example, (N,); at least float32.
+
+    Raises:
+      TypeError: `embeddings` is not floating-point or `labels` not integer.
+      ValueError: the shapes do not fit, or `temperature` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+      >>> print(jaxloss.ntxent_per_example(embeddings, jnp.array([0, 0, 1]), 0.5).round(4))
+      [0.1281 0.1542 0.    ]
+
+    Source: Chen et al., A simple framework for contrastive learning, arXiv:2002.05709.
+    """
+    return divide(*_of_examples(embeddings, labels, temperature, where))
+
+
+def _of_examples(
+    embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    """Each example's sum over its positives, and how many these are."""
+    (embeddings,) = checks.arrays(embeddings=embeddings)
+    if embeddings.ndim != 2:
+        checks.fail(ValueError, "embeddings", "have shape (N, D)", embeddings.shape)
+    labels = checks.labels("labels", labels, embeddings.shape[:1])
+    temperature = checks.number("temperature", temperature, embeddings)
+    rows = jax.ShapeDtypeStruct(embeddings.shape[:1], embeddings.dtype)
+    where = checks.mask(where, "labels", rows)
+    present = jnp.ones_like(labels, bool)
+    if where is not None:
+        present = jnp.broadcast_to(where, present.shape)
+        embeddings = jnp.where(present[:, None], embeddings, 0)
+    units = norms.unit(embeddings, (1,))
+    # The angles of near neighbours are small differences, which a TPU's usual product would lose.
+    scores = jnp.matmul(units, units.T, precision=lax.Precision.HIGHEST) / temperature
+    return _of_scores(scores, labels, present)
+
+
+@jax.custom_jvp
+def _of_scores(
+    scores: jax.Array, labels: jax.Array, present: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    positive, negative = _pairs(labels, present, scores.dtype)
+    behind = _log_sum(scores, negative) - scores
+    return jnp.sum(positive * elementwise.softplus(behind), 1), jnp.sum(positive, 1)
+
+
+@_of_scores.defjvp
+def _of_scores_jvp(primals, tangents):
+    # Autodiff would keep several arrays of all pairs for the backward pass. Here it is the scores,
+    # and the gradient, which is made of nothing else.
+    scores, labels, present = primals
+    losses, count = _of_scores(*primals)
+    positive, negative = _pairs(labels, present, scores.dtype)
+    log_sum, again = _log_sum(scores, negative), xla.recomputed(scores)
+    total = jnp.sum(positive * lax.logistic(log_sum - scores), 1, keepdims=True)
+    pulls = positive * lax.logistic(log_sum - again)
+    gradient = negative * _exp_below(again - log_sum) * total - pulls
+    return (losses, count), (jnp.sum(gradient * tangents[0], 1), jnp.zeros_like(count))
+
+
+def _pairs(labels: jax.Array, present: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """1 for pairs of different examples that have one label, and for those that have two; else 0.
+
+    Factors, as XLA stores selections before it sums them; no score is infinite.
+    """
+    row = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
+    there, same = present[:, None] & present[None], labels[:, None] == labels[None]
+    positive, negative = there & same & (row[:, None] != row[None]), there & ~same
+    return positive.astype(dtype), negative.astype(dtype)
+
+
+def _log_sum(scores: jax.Array, negative: jax.Array) -> jax.Array:
+    """log Σ exp over the negatives of each row, (N, 1); very low if there are none."""
+    low = float(jnp.finfo(scores.dtype).min) / 4
+    peak = jnp.max(lax.stop_gradient(scores) + low * (1 - negative), 1, keepdims=True, initial=low)
+    total = jnp.sum(negative * _exp_below(scores - peak), 1, keepdims=True)
+    alone = total == 0
+    return jnp.where(alone, low, peak + jnp.log(jnp.where(alone, 1, total)))
+
+
+def _exp_below(x: jax.Array) -> jax.Array:
+    """exp(x) where x is below 0, as it is for negatives; 1 above, where it would be infinite."""
+    return jnp.exp(x - lax.stop_gradient(jnp.maximum(x, 0)))
