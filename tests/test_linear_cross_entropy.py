@@ -1,4 +1,4 @@
-"""Linear cross entropy: the loss of the logits without the logits, in any blocks, on any mesh."""
+"""Linear cross entropy: the loss of the logits without the logits, in any blocks."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 # Options in dictionaries lose their types.
@@ -12,8 +12,6 @@ import numpy as np
 import oracle
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import jaxloss.linen
 import jaxloss.nnx
@@ -215,76 +213,6 @@ def test_three_products_for_a_mean():
     assert products("mean") == pytest.approx(3, abs=0.5)
 
 
-def sharded(kind):
-    """Arrays on a mesh of two axes: examples over one, classes over the other."""
-    rng = np.random.default_rng(4)
-    arrays = rng.normal(size=(64, 16)), rng.normal(size=(128, 16)), rng.integers(0, 128, 64)
-    arrays = tuple(a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for a in arrays)
-    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
-    specs = P("data", None), P("model", None), P("data")
-    return grid, arrays, specs
-
-
-def check_sharded(got, wanted, program):
-    for mine, reference in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
-    assert hlo.gathering(program) == []
-    # What travels belongs to examples: a block's sums, and its part of the inputs' gradient.
-    assert 0 < max(hlo.added_up(program)) <= 32 * 16
-
-
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-@pytest.mark.parametrize("door", DOORS)
-def test_classes_and_examples_on_several_devices(door, kind):
-    grid, arrays, specs = sharded(kind)
-    f = functools.partial(DOORS[door], chunk_size=32)
-    wanted = jax.value_and_grad(f, (0, 1))(*arrays)
-    with jax.set_mesh(grid):
-        args = [
-            jax.device_put(a, NamedSharding(grid, s)) for a, s in zip(arrays, specs, strict=True)
-        ]
-        program = compiled(f, *args)
-        got = program(*args)
-    assert [g.sharding.spec[0] for g in got[1]] == ["data", "model"]
-    check_sharded(got, wanted, program)
-
-
-def test_classes_over_a_named_axis():
-    grid, arrays, specs = sharded(AxisType.Auto)
-    options = {"label_smoothing": 0.1, "z_loss": 1e-2}
-
-    def whole(x, w, y):
-        return jaxloss.linear_softmax_cross_entropy(x, w, y, **options).mean()
-
-    @jax.shard_map(mesh=grid, in_specs=specs, out_specs=P())
-    def part(x, w, y):
-        losses = jaxloss.linear_softmax_cross_entropy(
-            x, w, y, chunk_size=8, axis_name="model", **options
-        )
-        return jaxloss.reduce(losses, axis_name="data")
-
-    program = compiled(part, *arrays)
-    check_sharded(program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays), program)
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_data_parallel_gradients_are_added_up_once(door):
-    grid, arrays, specs = sharded(AxisType.Auto)
-
-    def whole(x, w, y):
-        return DOORS[door](x, w, y) / (1 if door == "mean" else 2)
-
-    @jax.shard_map(mesh=grid, in_specs=(specs[0], P(), specs[2]), out_specs=P())
-    def part(x, w, y):
-        return jax.lax.pmean(DOORS[door](x, w, y, chunk_size=16), "data")
-
-    program = compiled(part, *arrays)
-    got, wanted = program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays)
-    for mine, reference in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
-    assert hlo.added_up(program).count(128 * 16) == 1
-
-
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_modules_hold_torch_parameters(bias):
     options = {
@@ -315,37 +243,3 @@ def test_modules_hold_torch_parameters(bias):
     )
     gradient = nnx.grad(lambda loss: loss(inputs, targets))(mine)
     assert jax.tree.map(jnp.shape, nnx.to_pure_dict(gradient)) == {"linear": shapes}
-
-
-def test_sequences_sharded_over_time():
-    """Gathered by the compiler, refused with explicit axes, and left in place by shard_map."""
-    inputs = RNG.normal(size=(2, 8, D)).astype(np.float32)
-    kernel, labels = KERNEL.astype(np.float32), RNG.integers(0, C, (2, 8))
-    args, specs = (inputs, kernel, labels), (P(None, "time"), P(), P(None, "time"))
-
-    def loss(*args, axis_name=None):
-        losses = jaxloss.linear_softmax_cross_entropy(*args, chunk_size=2)
-        return jaxloss.reduce(losses, axis_name=axis_name)
-
-    f = jax.value_and_grad(loss, (0, 1))
-    wanted = f(*args)
-    for kind in (AxisType.Auto, AxisType.Explicit):
-        grid = jax.make_mesh((4,), ("time",), axis_types=(kind,))
-        with jax.set_mesh(grid):
-            spread = [
-                jax.device_put(x, NamedSharding(grid, spec))
-                for x, spec in zip(args, specs, strict=True)
-            ]
-            if kind == AxisType.Explicit:
-                with pytest.raises(Exception, match="reshape is not supported"):
-                    jax.jit(f)(*spread)
-                continue
-            by_compiler = hlo.optimised(f, *spread)
-            part = functools.partial(loss, axis_name="time")
-            mapped = jax.shard_map(part, mesh=grid, in_specs=specs, out_specs=P())
-            program = compiled(mapped, *spread)
-            got = program(*spread)
-    assert "all-gather" in [i.op for i in hlo.gathering(by_compiler)]
-    assert hlo.gathering(program) == []
-    for mine, whole in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(mine, whole, rtol=1e-5, atol=1e-6)

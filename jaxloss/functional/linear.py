@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks
 from jaxloss._base.reduction import Reduction
-from jaxloss.core.linear import blocks
 from jaxloss.core.linear import loss as core
 from jaxloss.functional._torch import present, reduced, torch_function
 
@@ -117,14 +116,11 @@ def linear_cross_entropy(
             where=None if where is None else where[..., None],
             class_weights=weight,
             label_smoothing=label_smoothing,
-            chunk_size=chunk_size,
-            copies=math.prod(places),
         )
+        copies = math.prod(places)
         if reduction == "none":
-            return blocks.losses(rows, shared, batch, blocks.How()), None
-        return blocks.sum_of_losses(rows, shared, blocks.How()), blocks.weights_of_rows(
-            rows, shared
-        )
+            return core.losses(rows, shared, chunk_size, copies=copies), None
+        return core.sum_and_weights(rows, shared, chunk_size, copies=copies)
 
     args = linear_weight, linear_bias, target, where
     if not places:

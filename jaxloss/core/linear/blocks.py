@@ -1,7 +1,9 @@
 """Losses of a linear layer's outputs, block by block of examples, and their derivatives.
 
 The logits of a block exist while it is worked on: in one loop that makes losses, and in another
-that makes them again for the gradient, or in the same loop where the losses are summed.
+that makes them again for the gradient, or in the same loop where the losses are summed. The
+gradients of the logits of several blocks, a portion of the examples, go through the two products
+behind them together.
 """
 
 from __future__ import annotations
@@ -9,78 +11,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.lax import PrecisionLike
-from jax.sharding import AxisType
 
 from jaxloss._base import checks, xla
 from jaxloss.core import cross_entropy
-from jaxloss.core.classes.axes import AxisName, ClassAxes
-from jaxloss.core.classes.labels import locate
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import locate, weights_at
+from jaxloss.core.linear.cutting import padded
 from jaxloss.core.linear.partition import combine, partition, tangents_of
+from jaxloss.core.linear.problem import How, Rows, Shared
+
+T = TypeVar("T")
 
 
-class Rows(NamedTuple):
-    """Examples; in blocks, (blocks, examples of a block, ...)."""
-
-    inputs: jax.Array  # (N, D)
-    labels: jax.Array  # (N,) class indices, or (N, C) class probabilities.
-    where: jax.Array | None  # (N,), which of them take part.
-
-
-class Shared(NamedTuple):
-    """What all examples have in common."""
-
-    kernel: jax.Array  # (C, D)
-    bias: jax.Array | None  # (C,)
-    terms: cross_entropy.Terms
-
-
-class How(NamedTuple):
-    """What shapes the computation."""
-
-    axis_name: AxisName = None
-    precision: PrecisionLike = None  # Of every product.
-
-    def rounds(self, operands: jax.Array) -> bool:
-        """Whether what goes back through a product is rounded to the dtype of its operands."""
-        precision = self.precision
-        if precision is None:
-            # JAX defines its options at run time only.
-            precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-        asked = precision if isinstance(precision, tuple) else (precision,)
-        exact = {"highest", "float32", lax.Precision.HIGHEST}
-        return jnp.finfo(operands.dtype).bits < 32 and exact.isdisjoint(asked)
-
-
-def in_blocks(rows: Rows, blocks: int) -> Rows:
-    """Cuts the examples into blocks, each with its share of every device's examples."""
-    rows = _padded(rows, blocks)
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(len(x) // blocks, blocks, *x.shape[1:]), 1, 0), rows
-    )
-
-
-def _padded(rows: Rows, blocks: int) -> Rows:
-    """Examples that can be cut into so many blocks, with absent ones behind if need be."""
-    examples = len(rows.inputs)
-    missing = -examples % blocks
-    if not missing:
-        return rows
-    where = jnp.ones(examples, bool) if rows.where is None else rows.where
-    return jax.tree.map(
-        lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows._replace(where=where)
-    )
-
-
-def losses(rows: Rows, shared: Shared, shape: tuple[int, ...], how: How) -> jax.Array:
-    """One loss per example, as an array of the shape."""
-    found = _losses_of_blocks(rows, shared, how, False)
-    return jnp.moveaxis(found, 0, 1).reshape(-1)[: math.prod(shape)].reshape(shape)
+def losses(rows: Rows, shared: Shared, how: How) -> jax.Array:
+    """One loss per example, in blocks."""
+    return _losses_of_blocks(rows, shared, how, False)
 
 
 def losses_of_few(rows: Rows, shared: Shared, how: How, blocks: int) -> jax.Array:
@@ -88,7 +38,7 @@ def losses_of_few(rows: Rows, shared: Shared, how: How, blocks: int) -> jax.Arra
 
     The rows are not in blocks yet. Where they are sharded over devices they change places.
     """
-    examples, rows = len(rows.inputs), _padded(rows, blocks)
+    examples, rows = len(rows.inputs), padded(rows, blocks)
     where: Any = rows.where
     count = len(where)
     indices = jnp.arange(count)
@@ -119,23 +69,19 @@ def _taken(x: jax.Array, order: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _losses_of_blocks(rows: Rows, shared: Shared, how: How, sparse: bool) -> jax.Array:
-    return _scan(
-        lambda _, rows: (None, _block(rows, shared, how)),
-        None,
-        rows,
-        shared if sparse else None,
-    )[1]
+    return _each(lambda rows: _block(rows, shared, how), rows, shared if sparse else None)
 
 
 def _losses_of_blocks_jvp(how, sparse, primals, tangents):
+    losses = _losses_of_blocks(*primals, how, sparse)
     primals, dots = _differentiated(primals, tangents)
 
     def along(primals: tuple[Rows, Shared], dots: tuple[Rows, Shared]) -> jax.Array:
-        rows, shared = primals
+        primals = rows, shared = _same(primals[0], how), primals[1]
         own = partition(primals, dots)[0]
         rows_dot, shared_dot = jax.tree.map(lambda dot, x: dot.astype(x.dtype), dots, own)
 
-        def block(_, rows_and_dot):
+        def block(rows_and_dot):
             rows, rows_dot = rows_and_dot
             parts, fixed = partition((rows, shared), dots)
 
@@ -144,21 +90,30 @@ def _losses_of_blocks_jvp(how, sparse, primals, tangents):
 
             # Not keeping the logits for the backward pass is what bounds the memory.
             loss = jax.checkpoint(loss, prevent_cse=False)
-            return None, jax.jvp(loss, parts, (rows_dot, shared_dot))[1]
+            return jax.jvp(loss, parts, (rows_dot, shared_dot))[1]
 
-        return _scan(block, None, (rows, rows_dot), (shared, shared_dot) if sparse else None)[1]
+        return _each(block, (rows, rows_dot), (shared, shared_dot) if sparse else None)
 
     def gradients(primals: tuple[Rows, Shared], factors: jax.Array) -> tuple[Rows, Shared]:
         found = _losses_and_gradients(*primals, factors, dots, how, sparse)[1]
         return jax.tree.map(lambda x, dot: x.astype(dot.dtype), found, dots)
 
-    losses = _losses_of_blocks(*primals, how, sparse)
-    if how.axis_name is not None:  # JAX's equations cannot vary over some devices in parts.
-        # Nor would the transpose of a half kernel's products be summed in float32.
-        return losses, along(*jax.tree.map(_widened, (primals, dots)))
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
     # array of its size.
-    return losses, xla.linear(along, gradients, primals, dots, losses)
+    if how.axis_name is None:
+        return losses, xla.linear(along, gradients, primals, dots, losses)
+    if not jax.typeof(lax.axis_index(how.axis_name)).mat.varying:
+        # Inside `jax.shard_map(check_vma=False)` only JAX knows what a transpose has to add up.
+        return losses, along(*jax.tree.map(_widened, (primals, dots)))
+    # A linear equation has to vary over the same devices in all parts: each device has an equal
+    # share of the tangent, and of the gradients what its own classes add.
+    devices = lax.axis_size(how.axis_name)
+
+    def share(primals, dots):
+        return varying(along(primals, dots) / devices, primals)
+
+    dot = xla.linear(share, gradients, primals, dots, varying(losses, primals))
+    return losses, lax.psum(dot, how.axis_name)
 
 
 _losses_of_blocks.defjvp(_losses_of_blocks_jvp, symbolic_zeros=True)
@@ -175,7 +130,8 @@ def _sum_of_losses_jvp(how, primals, tangents):
     (rows, shared), dots = _differentiated(primals, tangents)
     losses, gradients = _losses_and_gradients(rows, shared, None, dots, how, False)
     parts = jax.tree.map(lambda x, dot: jnp.sum(_widened(x) * _widened(dot)), gradients, dots)
-    return jnp.sum(losses), sum(jax.tree.leaves(parts))
+    total, dot = jnp.sum(losses), sum(jax.tree.leaves(parts))
+    return _agreed(total, how), dot if how.axis_name is None else lax.psum(dot, how.axis_name)
 
 
 sum_of_losses.defjvp(_sum_of_losses_jvp, symbolic_zeros=True)
@@ -185,16 +141,22 @@ def _differentiated(
     primals: tuple[Rows, Shared], tangents: tuple[Rows, Shared]
 ) -> tuple[tuple[Rows, Shared], tuple[Rows, Shared]]:
     """The problem, and the tangents of those of its leaves that have one."""
-    rows, shared = primals
     rows_dot, shared_dot = tangents_of(tangents)
     # A gradient that devices add up is rounded after that.
-    shared_dot = jax.tree.map(_widened, shared_dot)
-    # Made of the rows, so that inside `jax.shard_map` gradients add up here until the end.
-    zero = ~(xla.true_like(jnp.sum(rows.labels)) & xla.true_like(jnp.sum(rows.inputs)))
-    shared, dots = jax.tree.map(
-        lambda x: x + zero.astype(x.dtype), (shared, (rows_dot, shared_dot))
-    )
-    return (rows, shared), dots
+    dots = rows_dot, jax.tree.map(_widened, shared_dot)
+    # Inside `jax.shard_map` the gradients of what devices share add up here until the end.
+    return varying((primals, dots), primals)
+
+
+def varying(tree: T, like: Any) -> T:
+    """The tree, as varying over all devices of a `jax.shard_map` over which `like` does."""
+    axes = frozenset().union(*(jax.typeof(x).mat.varying for x in jax.tree.leaves(like)))
+
+    def vary(x):
+        missing = tuple(sorted(axes - jax.typeof(x).mat.varying))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree)
 
 
 def _losses_and_gradients(
@@ -209,92 +171,135 @@ def _losses_and_gradients(
 
     The gradients are those of the leaves that `moving` has.
     """
-    rows_moving, shared_moving = moving
+    rows, (rows_moving, shared_moving) = _same(rows, how), moving
     wide, rounds = checks.wide(rows.inputs.dtype), how.rounds(rows.inputs)
     narrow = jnp.finfo(rows.inputs.dtype).maxexp < jnp.finfo(wide).maxexp
 
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors
-        if factors is None:
-            factors = xla.true_like(rows.inputs[:, 0]).astype(wide)
         parts, fixed = partition((rows, shared), moving)
 
         def loss(rows, shared, product):
             return _losses(product, *combine((rows, shared), fixed), how)
 
-        inputs = _present(rows, rows.inputs)
+        inputs = xla.apart(_present(rows, rows.inputs))
         losses, backward = jax.vjp(loss, *parts, _product(inputs, shared.kernel, how))
+        factors = jnp.ones_like(losses) if factors is None else _agreed(factors, how)
         to_rows, to_shared, slope = backward(factors)
-        peak = scale = None
+        peak = None
         if rounds and narrow:
             # Each example's slope as a share of its peak, of which float16 loses nothing.
-            peak = jnp.max(jnp.abs(lax.stop_gradient(slope)), 1, keepdims=True)
+            peak = jnp.max(jnp.abs(lax.stop_gradient(slope)), -1, keepdims=True)
             peak = jnp.where(peak == 0, 1, peak)
             slope = slope / peak
         if rounds:
             slope = slope.astype(inputs.dtype)
+        so_far = jax.tree.map(jnp.add, so_far, to_shared._replace(kernel=None))
+        return so_far, (to_rows._replace(inputs=None), losses, slope, peak)
+
+    def portion(so_far, rows_and_factors):
+        rows, _ = rows_and_factors
+        kernel, so_far = so_far.kernel, so_far._replace(kernel=None)
+        if how.blocks == 1:
+            so_far, (to_rows, losses, slope, peak) = block(so_far, rows_and_factors)
+        else:
+            so_far, (to_rows, losses, slope, peak) = _scan(block, so_far, rows_and_factors)
+        inputs = _present(rows, rows.inputs)
+        if how.blocks > 1 and len(rows.shape) == 2:
+            # Of matrices XLA's products for a CPU are better; more dimensions are of a mesh.
+            inputs, slope, peak = jax.tree.map(
+                lambda x: x.reshape(-1, x.shape[-1]), (inputs, slope, peak)
+            )
         if rows_moving.inputs is not None:
-            to_inputs = _dot(slope, shared.kernel, (1, 0), how, inputs)
+            to_inputs = _dot(slope, shared.kernel, 0, how)
             # What float16 cannot hold the mean may still divide.
             to_inputs = to_inputs.astype(inputs.dtype) if peak is None else to_inputs * peak
-            to_rows = to_rows._replace(inputs=_present(rows, to_inputs))
-        if peak is not None:
-            scale = jnp.max(peak, initial=float(jnp.finfo(wide).tiny))
-            inputs = (peak / scale * inputs.astype(wide)).astype(inputs.dtype)
-        kernel = None
+            to_inputs = _present(rows, to_inputs.reshape(rows.inputs.shape))
+            to_rows = to_rows._replace(inputs=to_inputs)
         if shared_moving.kernel is not None:
-            kernel = _add_product(so_far.kernel, slope, inputs, scale, how)
-        so_far, to_shared = (x._replace(kernel=None) for x in (so_far, to_shared))
-        so_far = jax.tree.map(jnp.add, so_far, to_shared)._replace(kernel=kernel)
-        return so_far, (to_rows, losses)
+            scale = None
+            if peak is not None:
+                scale = jnp.max(peak, initial=float(jnp.finfo(wide).tiny))
+                inputs = (peak / scale * inputs.astype(wide)).astype(inputs.dtype)
+            kernel = _add_product(kernel, slope, inputs, scale, how)
+        return so_far._replace(kernel=kernel), (to_rows, losses)
 
     # A half kernel's gradient is rounded once, when it is whole.
     nothing = partition(shared, shared_moving)[0]
     nothing = jax.tree.map(lambda x: jnp.zeros_like(x, checks.wide(x.dtype)), nothing)
-    besides = shared if sparse else None
-    to_shared, (to_rows, losses) = _scan(block, nothing, (rows, factors), besides)
+    besides, portions = shared if sparse else None, (rows, factors)
+    if how.blocks > 1:
+        portions = jax.tree.map(lambda x: x.reshape(-1, how.blocks, *x.shape[1:]), portions)
+    to_shared, found = _scan(portion, nothing, portions, besides)
+    if how.blocks > 1:
+        found = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    to_rows, losses = found
     return losses, (to_rows, to_shared)
 
 
-def weights_of_rows(rows: Rows, shared: Shared) -> jax.Array:
+def weights_of_rows(rows: Rows, shared: Shared, how: How) -> jax.Array:
     """The weight of each example: that of its label's class, or 1; 0 where it takes no part."""
 
-    def block(_, rows):
-        inputs, labels, where = rows
-        part = jnp.ones(len(inputs), bool) if where is None else where
-        if jnp.issubdtype(labels.dtype, jnp.floating):
-            return None, part.astype(checks.wide(inputs.dtype))
+    def block(rows):
+        wide = checks.wide(rows.inputs.dtype)
+        if jnp.issubdtype(rows.labels.dtype, jnp.floating):
+            return _present(rows, xla.true_like(rows.inputs[..., 0]).astype(wide))
+        scores: Any = jax.ShapeDtypeStruct((*rows.shape, len(shared.kernel)), wide)
+        classes = ClassAxes((len(rows.shape),), how.axis_name)
+        where = None if rows.where is None else rows.where[..., None]
+        found = locate(rows.labels, scores, classes, where)
         weights = shared.terms.class_weights
-        part = part & (labels >= 0) & (labels < len(shared.kernel))
         if weights is None:
-            return None, part.astype(checks.wide(inputs.dtype))
-        classes = jnp.arange(len(weights), dtype=labels.dtype)
-        hot = part[:, None] & (labels[:, None] == classes[None])
-        return None, jnp.sum(xla.filled(hot, weights[None], 0), 1)
+            return classes.squeeze(found.present & ~found.bad).astype(wide)
+        return classes.squeeze(weights_at(found, _along_last(weights, scores), classes))
 
-    return _scan(block, None, rows)[1]
+    return _each(block, rows)
 
 
 def _block(rows: Rows, shared: Shared, how: How) -> jax.Array:
     """The losses of one block."""
-    product = _product(_present(rows, rows.inputs), shared.kernel, how)
+    product = _product(xla.apart(_present(rows, rows.inputs)), shared.kernel, how)
     return _losses(product, rows, shared, how)
 
 
 def _losses(product: jax.Array, rows: Rows, shared: Shared, how: How) -> jax.Array:
     """The losses of one block, from `inputs @ kernel.T`."""
     _, bias, terms = shared
-    logits = product if bias is None else product + bias[None]
+    weights, *numbers = terms
+    terms = cross_entropy.Terms(weights, *(_agreed(x, how) for x in numbers))
+    logits = product if bias is None else product + _along_last(bias, product)
     labels = _present(rows, rows.labels)
-    classes = ClassAxes((1,), how.axis_name)
+    classes = ClassAxes((logits.ndim - 1,), how.axis_name)
     if terms.class_weights is not None:
-        terms = terms._replace(class_weights=terms.class_weights[None])
+        terms = terms._replace(class_weights=_along_last(terms.class_weights, logits))
     if jnp.issubdtype(labels.dtype, jnp.floating):
         losses = cross_entropy.losses_of_probabilities(logits, labels, None, terms, classes)
     else:
         found = locate(labels, logits, classes)
         losses = cross_entropy.losses_of_labels(logits, found, None, terms, classes)
     return _present(rows, losses)
+
+
+def _same(rows: Rows, how: How) -> Rows:
+    """The examples, with what all devices know of them in one piece."""
+    is_spread = jnp.issubdtype(rows.labels.dtype, jnp.floating)
+    labels = rows.labels if is_spread else _agreed(rows.labels, how)
+    return rows._replace(labels=labels, where=_agreed(rows.where, how))
+
+
+def _agreed(x: Any, how: How) -> Any:
+    """What all devices that share the classes hold alike, as one number that JAX knows to be."""
+    if x is None or not (axes := tuple(a for a in how.axes if a in jax.typeof(x).mat.varying)):
+        return x
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return lax.psum(x, axes) / lax.axis_size(axes)
+    number = jnp.int32 if x.dtype == bool else x.dtype
+    return lax.pmax(x.astype(number), axes).astype(x.dtype)
+
+
+def _along_last(x: jax.Array, like: jax.Array) -> jax.Array:
+    """One number per class, with as many dimensions as `like` has."""
+    return x.reshape((1,) * (like.ndim - 1) + x.shape)
 
 
 def _widened(x: jax.Array) -> jax.Array:
@@ -304,55 +309,63 @@ def _widened(x: jax.Array) -> jax.Array:
 
 def _present(rows: Rows, x: jax.Array) -> jax.Array:
     """0 for the examples of a block that take no part; a mask of the logits is not needed then."""
-    return x if rows.where is None else jnp.where(rows.where.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    where = rows.where
+    return (
+        x
+        if where is None
+        else jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
+    )
 
 
 def _product(inputs: jax.Array, kernel: jax.Array, how: How) -> jax.Array:
     """inputs @ kernel.T; of half operands, summed in float32."""
-    return _dot(inputs, kernel, (1, 1), how)
+    return _dot(inputs, kernel, 1, how)
 
 
-def _dot(
-    x: jax.Array,
-    y: jax.Array,
-    contracting: tuple[int, int],
-    how: How,
-    like: jax.Array | None = None,
-) -> jax.Array:
-    """The product over one dimension of each, in float32 at least, and sharded as `like`."""
-    sharding = None if like is None else jax.typeof(like).sharding
-    if sharding is not None and AxisType.Explicit not in sharding.mesh.axis_types:
-        sharding = None  # It is the compiler's.
+def _dot(x: jax.Array, y: jax.Array, axis: int, how: How) -> jax.Array:
+    """The product over the last dimension of x and one of y, in float32 at least."""
+    return _products(x, y, ((x.ndim - 1,), (axis,)), how)
+
+
+def _products(x: jax.Array, y: jax.Array, contracting: tuple, how: How) -> jax.Array:
     return lax.dot_general(
         x,
         y,
-        (((contracting[0],), (contracting[1],)), ((), ())),
+        (contracting, ((), ())),
         precision=how.precision,
         preferred_element_type=checks.wide(x.dtype),
-        out_sharding=sharding,
     )
 
 
 def _add_product(
     so_far: jax.Array, slope: jax.Array, inputs: jax.Array, scale: jax.Array | None, how: How
 ) -> jax.Array:
-    """so_far + slope.T @ inputs * scale, with no more besides than another array like `slope`."""
-    size, features = inputs.shape
-    width = max(1, size // 2)
+    """so_far + slope.T @ inputs * scale, of float32 with no more besides than another `slope`."""
+    *examples, features = inputs.shape
+    size, leading = math.prod(examples), tuple(range(len(examples)))
 
     def add(so_far, inputs):
-        product = _dot(slope, inputs, (0, 0), how, so_far)
+        product = _products(slope, inputs, (leading, leading), how)
         return so_far + (product if scale is None else scale * product)
 
+    # Products of halves are for chips, which add in place.
+    if size >= features or so_far.dtype != inputs.dtype:
+        return add(so_far, inputs)
+    width = max(1, size // 2)
+
     def portion(start, width, so_far):
-        old, some = (lax.dynamic_slice_in_dim(x, start, width, 1) for x in (so_far, inputs))
+        old = lax.dynamic_slice_in_dim(so_far, start, width, 1)
+        some = lax.dynamic_slice_in_dim(inputs, start, width, inputs.ndim - 1)
         return lax.dynamic_update_slice_in_dim(so_far, add(old, some), start, 1)
 
-    if size >= features:
-        return add(so_far, inputs)
     whole, rest = divmod(features, width)
     so_far = lax.fori_loop(0, whole, lambda i, x: portion(i * width, width, x), so_far)
     return portion(whole * width, rest, so_far) if rest else so_far
+
+
+def _each(f: Callable[[Any], jax.Array], blocks: Any, besides: Any = None) -> jax.Array:
+    """f of every block; see `_scan` for `besides`."""
+    return _scan(lambda _, block: (None, f(block)), None, blocks, besides)[1]
 
 
 def _scan(f: Callable, carry: Any, blocks: Any, besides: Any = None) -> tuple[Any, Any]:

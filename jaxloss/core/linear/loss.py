@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.lax import PrecisionLike
-from jax.sharding import AxisType
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, meshes
 from jaxloss._base.call import public
 from jaxloss.core import cross_entropy
 from jaxloss.core.classes.axes import AxisName
-from jaxloss.core.linear import blocks
-
-# How many logits a block makes by default; and how many examples it has even if they make more, for
-# with these the products are limited by arithmetic rather than by reading and writing the kernel's
-# gradient.
-_BLOCK_LOGITS = 2**22
-_BLOCK_EXAMPLES = 1024
+from jaxloss.core.linear import blocks, cutting, mesh
+from jaxloss.core.linear.problem import How, Rows, Shared
 
 # Where few examples take part: into how many blocks the batch is cut, so that some may be left out,
 # and of how many examples at least.
@@ -66,10 +57,17 @@ def linear_softmax_cross_entropy(
     blocks of the kernel's gradient. The gradient of the logits is rounded to the operands' dtype
     before its two products, unless `precision` is "highest". A float32 operand widens the other.
 
-    Examples are taken in blocks, from their leading dimensions made one. Sharded over the first of
-    these they stay where they are. Sharded over a later one, as sequences may be over time, every
-    device gathers them all, or with explicit axis types JAX refuses: call this inside
-    `jax.shard_map` over that axis, and `jaxloss.reduce` with its `axis_name`.
+    Examples are taken in blocks. On one device the gradients of half logits are kept for several
+    blocks at a time, so that their products are large: in as much memory as the kernel has in
+    float32, or with `chunk_size` that of a block.
+
+    On a mesh, examples and classes stay where they are, and what is computed is bounded on each
+    device. With explicit axis types, and inside `jax.shard_map` with `axis_name`, each device works
+    through its own examples and its own classes, and only numbers per example travel; a kernel
+    whose features are sharded as the examples are is gathered once, and its gradient scattered
+    once. With automatic axis types the compiler decides; let it know the mesh by `jax.set_mesh`,
+    after which the blocks are made for all of its devices together. Where a half kernel's features
+    are sharded it may still gather it for every block: use explicit axes there.
 
     Args:
       inputs: floating-point array (..., D), features.
@@ -120,48 +118,61 @@ def linear_softmax_cross_entropy(
         class_weights=class_weights,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
-        chunk_size=chunk_size,
         axis_name=axis_name,
     )
-    how = blocks.How(axis_name, precision)
-    return blocks.losses(rows, shared, jnp.shape(inputs)[:-1], how)
+    return losses(rows, shared, chunk_size, How(axis_name, precision))
 
 
-def problem(
-    inputs: ArrayLike,
-    kernel: ArrayLike,
-    labels: ArrayLike,
-    *,
+def losses(
+    rows: Rows,
+    shared: Shared,
     chunk_size: int | None,
+    how: How = How(),  # noqa: B008
+    *,
     copies: int = 1,
-    **options: Any,
-) -> tuple[blocks.Rows, blocks.Shared]:
-    """Checks the arguments, and cuts the examples into blocks.
+) -> jax.Array:
+    """One loss per example; of `copies` vmapped ones, blocks are as much smaller."""
 
-    The arguments are those of `linear_softmax_cross_entropy`; of `copies` vmapped ones, the blocks
-    are as much smaller.
-    """
-    rows, shared = _checked(inputs, kernel, labels, **options)
-    return blocks.in_blocks(rows, _block_count(rows, shared, chunk_size, copies)), shared
+    def found(rows, shared, how, axes):
+        cut, how = cutting.cut(rows, shared, how, chunk_size, copies)
+        return cutting.whole(blocks.losses(cut, shared, how), rows)
+
+    return mesh.by_device(found, rows, shared, how, lambda examples: examples)
+
+
+def sum_and_weights(
+    rows: Rows, shared: Shared, chunk_size: int | None, *, copies: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """The sum of all losses, and the weight of each; `copies` as in `losses`."""
+
+    def found(rows, shared, how, axes):
+        cut, how = cutting.cut(rows, shared, how, chunk_size, copies)
+        weights = cutting.whole(blocks.weights_of_rows(cut, shared, how), rows)
+        total = blocks.sum_of_losses(cut, shared, how)
+        return lax.psum(total, axes) if axes else total, weights
+
+    how = How()
+    return mesh.by_device(found, rows, shared, how, lambda examples: (PartitionSpec(), examples))
 
 
 def losses_of_few(
     inputs: jax.Array, kernel: jax.Array, labels: jax.Array, where: jax.Array
 ) -> jax.Array:
     """`linear_softmax_cross_entropy` in a time that depends on how many examples take part."""
-    if AxisType.Explicit in jax.typeof(inputs).sharding.mesh.axis_types:
-        # There examples may not be moved between devices.
+    if meshes.are_in_force(inputs):
+        # Examples of several devices stay where they are.
         return linear_softmax_cross_entropy(inputs, kernel, labels, where=where)
-    rows, shared = _checked(inputs, kernel, labels, where=where)
+    rows, shared = problem(inputs, kernel, labels, where=where)
+    rows = cutting.flat(rows)
     count = max(
-        _block_count(rows, shared, None, 1),
+        cutting.divisor_near(len(rows.inputs), cutting.fewest(rows, shared, None, 1)),
         min(_SPARSE_BLOCKS, len(rows.inputs) // _SPARSE_BLOCK_EXAMPLES),
         1,
     )
-    return blocks.losses_of_few(rows, shared, blocks.How(), count).reshape(labels.shape)
+    return blocks.losses_of_few(rows, shared, How(), count).reshape(labels.shape)
 
 
-def _checked(
+def problem(
     inputs,
     kernel,
     labels,
@@ -172,8 +183,8 @@ def _checked(
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
     axis_name=None,
-) -> tuple[blocks.Rows, blocks.Shared]:
-    """The problem, with one dimension of examples, not in blocks."""
+) -> tuple[Rows, Shared]:
+    """Checks the arguments, which are those of `linear_softmax_cross_entropy`."""
     inputs, kernel = checks.operands(inputs=inputs, kernel=kernel)
     like = jnp.zeros((), checks.wide(inputs.dtype))  # What is no operand has its dtype.
     if not inputs.ndim:
@@ -202,12 +213,7 @@ def _checked(
         cross_entropy.factor("label_smoothing", label_smoothing, like),
         cross_entropy.factor("z_loss", z_loss, like),
     )
-    shared = blocks.Shared(kernel, per_class["bias"], terms)
-    rows = blocks.Rows(inputs, labels, where)
-    if inputs.ndim != 2:
-        count = math.prod(inputs.shape[:-1])
-        rows = jax.tree.map(lambda x: x.reshape(count, *x.shape[inputs.ndim - 1 :]), rows)
-    return rows, shared
+    return Rows(inputs, labels, where), Shared(kernel, per_class["bias"], terms)
 
 
 def _labels(labels, inputs, classes, where, axis_name):
@@ -227,25 +233,3 @@ def _labels(labels, inputs, classes, where, axis_name):
     rule = f"be a class in [0, {classes}) that takes part"
     checks.require((labels >= 0) & (labels < classes), "labels", rule, where)
     return labels
-
-
-def _block_count(
-    rows: blocks.Rows, shared: blocks.Shared, chunk_size: int | None, copies: int
-) -> int:
-    """In how many blocks the examples go through; one that divides them, if there is one near."""
-    examples, features = rows.inputs.shape
-    classes = len(shared.kernel)
-    if chunk_size is None:
-        fewest = -(
-            -copies
-            * examples
-            * classes
-            // max(_BLOCK_LOGITS, classes * min(features, _BLOCK_EXAMPLES))
-        )
-    elif not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
-        checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
-    else:
-        fewest = -(-classes // chunk_size)
-    fewest = max(1, min(fewest, examples))
-    near = range(fewest, min(2 * fewest, examples) + 1)
-    return next((count for count in near if examples % count == 0), fewest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, xla
+from jaxloss._base import checks, meshes, xla
 
 
 class Sequences(NamedTuple):
@@ -88,6 +90,18 @@ def batched(f: Callable[[Sequences], Any], sequences: Sequences) -> Any:
     """Calls f with exactly one batch dimension."""
     shape = sequences.bad.shape
     if len(shape) == 1:
+        return f(sequences)
+    mesh, explicit = meshes.explicit_axes(sequences.scores)
+    if explicit and len(shape) > 1:  # Merged, the dimensions could not stay where they are.
+        spec = PartitionSpec(*jax.typeof(sequences.scores).sharding.spec[: len(shape)])
+        laid = jax.tree.map(lambda x: reshard(x, NamedSharding(mesh, spec)), sequences)
+        each = functools.partial(batched, f)
+        return jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=explicit)(
+            laid
+        )
+    if meshes.spread() > 1 and len(shape) > 1:
+        for _ in shape[1:]:
+            f = jax.vmap(f)
         return f(sequences)
     merged = jax.tree.map(lambda x: x.reshape(math.prod(shape), *x.shape[len(shape) :]), sequences)
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), f(merged))

@@ -1,0 +1,109 @@
+"""Examples cut into portions and blocks, of a size that suits every device, and put together."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxloss._base import checks, meshes
+from jaxloss.core.linear.problem import How, Rows, Shared
+
+# How many logits a block makes by default; and how many examples it has even if they make more, for
+# with these the products are limited by arithmetic rather than by reading and writing the kernel's
+# gradient.
+_BLOCK_LOGITS = 2**22
+_BLOCK_EXAMPLES = 1024
+
+
+def cut(
+    rows: Rows, shared: Shared, how: How, chunk_size: int | None, copies: int = 1
+) -> tuple[Rows, How]:
+    """The examples as (blocks, examples of a block), along their longest dimension.
+
+    Of `copies` vmapped problems the blocks are as much smaller. Where examples may be spread over
+    devices each block has its share of every device's.
+    """
+    rows = flat(rows)
+    axis = _longest(rows.shape)
+    count, blocks = _counts(rows, shared, how, chunk_size, copies)
+
+    def divided(x):
+        parts = (count, -1) if meshes.is_local() else (-1, count)
+        x = x.reshape(*x.shape[:axis], *parts, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis + parts.index(count), 0)
+
+    return jax.tree.map(divided, padded(rows, count)), how._replace(blocks=blocks)
+
+
+def whole(blocks: jax.Array, rows: Rows) -> jax.Array:
+    """One number per example, as the examples were before `cut`."""
+    shape = flat(rows).shape
+    axis = _longest(shape)
+    x = jnp.moveaxis(blocks, 0, axis if meshes.is_local() else axis + 1)
+    x = x.reshape(*shape[:axis], -1, *shape[axis + 1 :])
+    return lax.slice_in_dim(x, 0, shape[axis], axis=axis).reshape(rows.shape)
+
+
+def _longest(shape: tuple[int, ...]) -> int:
+    return max(range(len(shape)), key=shape.__getitem__)
+
+
+def padded(rows: Rows, blocks: int) -> Rows:
+    """Examples that can be cut into so many blocks, with absent ones behind if need be."""
+    axis = _longest(rows.shape)
+    missing = -rows.shape[axis] % blocks
+    if not missing:
+        return rows
+    where = jnp.ones(rows.shape, bool) if rows.where is None else rows.where
+    pad = [(0, missing) if a == axis else (0, 0) for a in range(len(rows.shape))]
+    return jax.tree.map(
+        lambda x: jnp.pad(x, pad + [(0, 0)] * (x.ndim - len(pad))), rows._replace(where=where)
+    )
+
+
+def flat(rows: Rows) -> Rows:
+    """The examples in one dimension, except where the compiler may have spread two of them."""
+    dimensions = len(rows.shape)
+    if dimensions == 1 or (dimensions > 1 and meshes.spread() > 1):
+        return rows
+    count = math.prod(rows.shape)
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[dimensions:]), rows)
+
+
+def _counts(
+    rows: Rows, shared: Shared, how: How, chunk_size: int | None, copies: int
+) -> tuple[int, int]:
+    """In how many blocks the examples go through, and how many of these make a portion."""
+    examples, features = math.prod(rows.shape), max(1, shared.kernel.shape[1])
+    # Each device has its share of a block.
+    most = max(rows.shape) // math.gcd(max(rows.shape), meshes.spread())
+    count = portions = min(fewest(rows, shared, chunk_size, copies), max(1, most))
+    if chunk_size is None and how.rounds(rows.inputs):
+        # The gradients of so many logits are as large as the kernel in float32, which is needed
+        # besides only if they are more.
+        at_once = -(-copies * examples // meshes.spread())
+        portions = 1 if at_once <= 2 * features else min(count, -(-at_once // features))
+    blocks = -(-count // portions)
+    return divisor_near(most, portions * blocks, blocks), blocks
+
+
+def fewest(rows: Rows, shared: Shared, chunk_size: int | None, copies: int) -> int:
+    """In how many blocks the examples go through at least."""
+    examples, (classes, features) = math.prod(rows.shape), shared.kernel.shape
+    if chunk_size is None:
+        most = max(_BLOCK_LOGITS, classes * min(features, _BLOCK_EXAMPLES)) * meshes.spread()
+        return max(1, -(-copies * examples * classes // most))
+    if not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
+        checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
+    return -(-classes // chunk_size)
+
+
+def divisor_near(examples: int, fewest: int, step: int = 1) -> int:
+    """At least so many blocks, in steps; a divisor of the examples, if there is one near."""
+    fewest = max(step, min(fewest, examples))
+    near = range(fewest, min(2 * fewest, examples) + 1, step)
+    return next((count for count in near if examples % count == 0), fewest)

@@ -1,0 +1,268 @@
+"""Linear cross entropy on meshes: what is computed, what travels, and where results lie."""
+
+# pyright: reportArgumentType=false
+# Options in dictionaries lose their types.
+
+import functools
+
+import hlo
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxloss
+from jaxloss import functional as F
+
+C, D = 6, 5
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(C, D))
+KINDS = pytest.mark.parametrize(
+    "kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"]
+)
+DOORS = {
+    "none": lambda x, w, y, **o: jaxloss.linear_softmax_cross_entropy(x, w, y, **o).sum(),
+    "smoothed": lambda x, w, y, **o: jaxloss.linear_softmax_cross_entropy(
+        x, w, y, label_smoothing=0.1, z_loss=1e-4, **o
+    ).sum(),
+    "mean": F.linear_cross_entropy,
+}
+
+
+def compiled(f, *args):
+    return hlo.optimised(jax.value_and_grad(f, (0, 1)), *args)
+
+
+def spread_over(grid, arrays, specs):
+    return [jax.device_put(a, NamedSharding(grid, s)) for a, s in zip(arrays, specs, strict=True)]
+
+
+def check_close(got, wanted, rtol=1e-5):
+    for mine, reference in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(mine, np.float32),
+            np.asarray(reference, np.float32),
+            rtol=rtol,
+            atol=rtol / 10,
+        )
+
+
+def sharded(kind):
+    """Arrays on a mesh of two axes: examples over one, classes over the other."""
+    rng = np.random.default_rng(4)
+    arrays = rng.normal(size=(64, 16)), rng.normal(size=(128, 16)), rng.integers(0, 128, 64)
+    arrays = tuple(a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for a in arrays)
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+    specs = P("data", None), P("model", None), P("data")
+    return grid, arrays, specs
+
+
+def check_sharded(got, wanted, program):
+    check_close(got, wanted)
+    assert hlo.gathering(program) == []
+    # What travels belongs to examples: a block's sums, and its part of the inputs' gradient.
+    assert 0 < max(hlo.added_up(program)) <= 32 * 16
+
+
+@KINDS
+@pytest.mark.parametrize("door", DOORS)
+def test_classes_and_examples_on_several_devices(door, kind):
+    grid, arrays, specs = sharded(kind)
+    f = functools.partial(DOORS[door], chunk_size=32)
+    wanted = jax.value_and_grad(f, (0, 1))(*arrays)
+    with jax.set_mesh(grid):
+        args = spread_over(grid, arrays, specs)
+        program = compiled(f, *args)
+        got = program(*args)
+    assert [g.sharding.spec[0] for g in got[1]] == ["data", "model"]
+    check_sharded(got, wanted, program)
+
+
+def test_classes_over_a_named_axis():
+    grid, arrays, specs = sharded(AxisType.Auto)
+    options = {"label_smoothing": 0.1, "z_loss": 1e-2}
+
+    def whole(x, w, y):
+        return jaxloss.linear_softmax_cross_entropy(x, w, y, **options).mean()
+
+    @jax.shard_map(mesh=grid, in_specs=specs, out_specs=P())
+    def part(x, w, y):
+        losses = jaxloss.linear_softmax_cross_entropy(
+            x, w, y, chunk_size=8, axis_name="model", **options
+        )
+        return jaxloss.reduce(losses, axis_name="data")
+
+    program = compiled(part, *arrays)
+    check_sharded(program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays), program)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_data_parallel_gradients_are_added_up_once(door):
+    grid, arrays, specs = sharded(AxisType.Auto)
+
+    def whole(x, w, y):
+        return DOORS[door](x, w, y) / (1 if door == "mean" else 2)
+
+    @jax.shard_map(mesh=grid, in_specs=(specs[0], P(), specs[2]), out_specs=P())
+    def part(x, w, y):
+        return jax.lax.pmean(DOORS[door](x, w, y, chunk_size=16), "data")
+
+    program = compiled(part, *arrays)
+    got, wanted = program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays)
+    check_close(got, wanted)
+    assert hlo.added_up(program).count(128 * 16) == 1
+
+
+@KINDS
+@pytest.mark.parametrize("batch", [4, 8, 16])
+def test_sequences_stay_where_they_are(batch, kind):
+    inputs = RNG.normal(size=(batch, 16, D)).astype(np.float32)
+    kernel, labels = KERNEL.astype(np.float32), RNG.integers(0, C, (batch, 16))
+    args, spec = (inputs, kernel, labels), P("data", "time")
+    specs = spec, P(), spec
+
+    def loss(*args):
+        losses = jaxloss.linear_softmax_cross_entropy(*args, chunk_size=2)
+        return jaxloss.reduce(losses), losses
+
+    f = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    wanted = f(*args)
+    grid = jax.make_mesh((2, 4), ("data", "time"), axis_types=(kind,) * 2)
+    with jax.set_mesh(grid):
+        spread = spread_over(grid, args, specs)
+        program = hlo.optimised(f, *spread)
+        got = program(*spread)
+        if kind == AxisType.Explicit:
+            assert jax.typeof(jax.jit(f)(*spread)[0][1]).sharding.spec == spec
+    assert hlo.gathering(program) == []
+    assert got[0][1].sharding.is_equivalent_to(NamedSharding(grid, spec), 2)
+    assert got[1][0].sharding.is_equivalent_to(NamedSharding(grid, spec), 3)
+    check_close(got, wanted)
+
+
+LAYOUTS = {
+    "classes": (P("data", None), P("model", None)),
+    "features": (P("data", None), P(None, "data")),
+    "classes over all": (P("data", None), P(("data", "model"), None)),
+    "classes and features": (P("data", None), P("model", "data")),
+    "examples over all": (P(("data", "model"), None), P(None, "model")),
+    "features of the inputs": (P(None, "model"), P(None, "model")),
+    "nothing": (P(None, None), P(None, None)),
+}
+
+
+@pytest.mark.parametrize("door", ["none", "mean"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_explicit_axes_laid_in_any_way(layout, door):
+    grid, arrays, _ = sharded(AxisType.Explicit)
+    inputs, kernel = LAYOUTS[layout]
+    specs = inputs, kernel, P(inputs[0])
+    wanted = jax.value_and_grad(DOORS[door], (0, 1))(*arrays)
+    f = functools.partial(DOORS[door], chunk_size=32)
+    with jax.set_mesh(grid):
+        program = compiled(f, *spread_over(grid, arrays, specs))
+        got = program(*spread_over(grid, arrays, specs))
+    assert [g.sharding.spec for g in got[1]] == [inputs, kernel]
+    check_close(got, wanted)
+    # A kernel travels once, and not in every turn of a loop.
+    assert all("while" not in i.computation for i in hlo.gathering(program))
+
+
+def test_blocks_need_not_divide_what_a_device_has():
+    arrays = RNG.normal(size=(12, 3)), RNG.normal(size=(8, 3)), RNG.integers(0, 8, 12)
+    arrays = [np.asarray(a, np.float32 if a.dtype.kind == "f" else np.int32) for a in arrays]
+    grid = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    f = jax.value_and_grad(functools.partial(DOORS["none"], chunk_size=4), (0, 1))
+    with jax.set_mesh(grid):
+        got = jax.jit(f)(*spread_over(grid, arrays, (P("data", None), P(), P("data"))))
+    check_close(got, f(*arrays))
+
+
+EVERYTHING = {
+    "bias": P("model"),
+    "class_weights": P("model"),
+    "label_smoothing": P(),
+    "z_loss": P(),
+}
+
+
+def everything(labels):
+    """Arguments by name, all of them differentiated but labels that are indices."""
+    rng = np.random.default_rng(5)
+    floats = {
+        "inputs": rng.normal(size=(8, 4)),
+        "kernel": rng.normal(size=(12, 4)),
+        "bias": rng.normal(size=12),
+        "class_weights": rng.uniform(0.5, 2, 12),
+        "label_smoothing": 0.2,
+        "z_loss": 0.05,
+    }
+    specs = {name: P("model") if np.ndim(x) else P() for name, x in floats.items()}
+    specs |= {"inputs": P("data", None), "kernel": P("model", None)}
+    if labels == "probabilities":
+        floats["labels"] = rng.dirichlet(np.ones(12), 8)
+        specs["labels"] = P("data", "model")
+    floats = {name: np.asarray(x, np.float32) for name, x in floats.items()}
+    return floats, specs, {"labels": rng.integers(0, 12, 8)} if labels == "indices" else {}
+
+
+def weighted(floats, **rest):
+    options = floats | rest
+    args = [options.pop(name) for name in ("inputs", "kernel", "labels")]
+    losses = jaxloss.linear_softmax_cross_entropy(*args, chunk_size=4, **options)
+    return losses * jnp.linspace(1, 2, len(losses))
+
+
+@pytest.mark.parametrize("way", ["explicit", "named", "unchecked"])
+@pytest.mark.parametrize("labels", ["indices", "probabilities"])
+def test_gradients_of_everything(labels, way):
+    floats, specs, rest = everything(labels)
+    kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+
+    def loss(floats, **rest):
+        return jnp.sum(weighted(floats, **rest))
+
+    def part(floats, rest):
+        return weighted(floats, **rest, axis_name="model")
+
+    def on_mesh(floats, **rest):
+        if way == "explicit":
+            return loss(floats, **rest)
+        mapped = jax.shard_map(
+            part,
+            mesh=grid,
+            in_specs=(specs, {name: P("data") for name in rest}),
+            out_specs=P("data"),
+            check_vma=way == "named",
+        )
+        return jnp.sum(mapped(floats, rest))
+
+    def loss_of_parts(floats, **rest):
+        halves = [
+            {n: x[i * 4 : i * 4 + 4] if n in ("inputs", "labels") else x for n, x in d.items()}
+            for d in (floats, rest)
+            for i in range(2)
+        ]
+        return loss(halves[0], **halves[2]) + loss(halves[1], **halves[3])
+
+    f = jax.value_and_grad(loss if way == "explicit" else loss_of_parts)
+    with jax.set_mesh(grid):
+        laid = {n: jax.device_put(x, NamedSharding(grid, specs[n])) for n, x in floats.items()}
+        there = {n: jax.device_put(x, NamedSharding(grid, P("data"))) for n, x in rest.items()}
+        got = jax.jit(jax.value_and_grad(on_mesh))(laid, **there)
+        tangents = jax.tree.map(jnp.cos, laid)
+        dot = jax.jit(lambda x, t: jax.jvp(lambda x: on_mesh(x, **there), (x,), (t,))[1])
+        along = dot(laid, tangents)
+        curved = jax.jit(jax.grad(lambda x: dot(x, tangents)))(laid)
+    check_close(got, f(floats, **rest), 3e-5)
+    g = loss if way == "explicit" else loss_of_parts
+    tangents = jax.tree.map(jnp.cos, floats)
+
+    def wanted(x):
+        return jax.jvp(lambda x: g(x, **rest), (x,), (tangents,))[1]
+
+    check_close(along, wanted(floats), 3e-5)
+    check_close(curved, jax.grad(wanted)(floats), 1e-4)
