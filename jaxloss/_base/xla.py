@@ -49,6 +49,19 @@ def _opaque_jvp(primals, tangents):
     return opaque(*primals), tangents[0]
 
 
+def maximum(find: Callable[[jax.Array], jax.Array], x: jax.Array, given: jnp.dtype) -> jax.Array:
+    """find(x), a maximum of what may have been widened from the dtype `given`.
+
+    XLA widens the maximum instead of what it is taken of, and a TPU v5e, which has no arithmetic
+    for halves, finds one of halves slowly: cross entropy of (8192, 128256) in bfloat16 takes 1.26
+    of the cycles, of (16, 21, 512, 512) 1.23. It may go when XLA knows that.
+    """
+    if x.dtype == given:
+        return find(x)
+    found = find(opaque(x))
+    return jnp.where(found > float(jnp.finfo(x.dtype).min), found, -jnp.inf)  # No half is so low.
+
+
 def recomputed(x: jax.Array) -> jax.Array:
     """x in another expression, for a derivative whose parts the value computes as well.
 
