@@ -107,7 +107,7 @@ def _power(x: jax.Array, p: float) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _euclidean(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
+    (x,), _ = _lengths(lambda minus: [minus(x1, x2) + eps], axes)
     return x.scale * x.length
 
 
@@ -116,7 +116,7 @@ def _euclidean_jvp(axes, primals, tangents):
     # Autodiff would keep the scaled vectors for the backward pass. They are not written as in the
     # value, or the compiler would store them for both.
     x1, x2, eps = primals
-    (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
+    (x,), _ = _lengths(lambda minus: [minus(x1, x2) + eps], axes)
     inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
     unit = ((xla.recomputed(x1) - x2) / x.scale + eps / x.scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
@@ -129,7 +129,7 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 
     0 with gradient 0 where a vector is 0.
     """
-    (one, two), inner = _lengths(lambda: [x1, x2], axes)
+    (one, two), inner = _lengths(lambda _: [x1, x2], axes)
     return inner / (_divisor(one, eps) * _divisor(two, eps))
 
 
@@ -137,7 +137,7 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 def _cosine_jvp(axes, primals, tangents):
     # Autodiff would keep four arrays for the backward pass.
     x1, x2, eps = primals
-    (one, two), inner = _lengths(lambda: [x1, x2], axes)
+    (one, two), inner = _lengths(lambda _: [x1, x2], axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
     unit1, unit2 = x1 / one.scale / divisor1, x2 / two.scale / divisor2
     similarity = inner / (divisor1 * divisor2)
@@ -168,27 +168,18 @@ class _Length(NamedTuple):
 
 
 def _lengths(
-    vectors: Callable[[], list[jax.Array]], axes: tuple[int, ...]
+    vectors: Callable[[Callable], list[jax.Array]], axes: tuple[int, ...]
 ) -> tuple[list[_Length], jax.Array]:
     """The lengths of one or two vectors, and the inner product of the first and last, scaled.
 
-    The scales shield the squares from overflow and underflow, but to find them takes a pass over
-    the memory, which is half of a norm's time on a CPU. The plain sums tell whether scales are
-    needed. The vectors are made anew in each branch, which could not be fused with what makes them
-    outside.
+    The plain sums tell whether scales are needed, which saves half of a norm's time on a CPU.
+    Given a way to subtract, the vectors are made anew in each branch, which could not be fused with
+    what makes them outside.
     """
 
-    def sums(vectors):
-        squares = [jnp.sum(jnp.square(x), axes, keepdims=True) for x in vectors]
-        return squares, jnp.sum(vectors[0] * vectors[-1], axes, keepdims=True)
-
-    def shielded():
-        scales = [_scale(jnp.abs(x), 2, axes)[0] for x in vectors()]
-        ratios = [xla.opaque(x / scale) for x, scale in zip(vectors(), scales, strict=True)]
-        return scales, *sums(ratios)
-
     def plain():
-        squares, inner = sums(vectors())
+        x = vectors(jnp.subtract)
+        squares, inner = [_sum(y * y, axes) for y in x], _sum(x[0] * x[-1], axes)
         far = 2.0 ** (int(jnp.finfo(inner.dtype).maxexp) // 3)
         # Infinite or NaN for what is 0, infinite or NaN.
         farthest = [jnp.max(lax.stop_gradient(x + 1 / x), initial=0) for x in squares]
@@ -199,8 +190,68 @@ def _lengths(
         zero = square == 0
         return _Length(scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square))), zero)
 
-    scales, squares, inner = xla.shortcut(plain, shielded)
+    scales, squares, inner = xla.shortcut(plain, lambda: _shielded_sums(vectors, axes))
     return [*map(length, scales, squares)], inner
+
+
+def _shielded_sums(
+    vectors: Callable[[Callable], list[jax.Array]], axes: tuple[int, ...]
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    """Scales of one or two vectors, the sums of their squares and their inner product, scaled.
+
+    Nothing overflows or vanishes, and the vectors are read once: each sum is taken of entries as
+    they are and of all entries multiplied and divided by a large number, and one of the three is in
+    range.
+    """
+    # Of three readings of a difference XLA for a GPU would store it.
+    x, again = vectors(jnp.subtract), vectors(xla.recomputed_difference)
+    info = jnp.finfo(x[0].dtype)
+    bits = int(info.maxexp) // 8
+    large, root = 2.0 ** (5 * bits), 2.0 ** (5 * bits // 2)
+    most = float(info.max)
+
+    def scaled(x, factor):
+        # Finite, or the derivative of a sum that is not chosen would be 0 times infinity. Nor may
+        # XLA gather the factors, whose product is out of range.
+        return lax.clamp(jnp.asarray(-most, x.dtype), x * factor, jnp.asarray(most, x.dtype))
+
+    def sums(x, y, x_again, y_again):
+        """The sum of x * y, of those multiplied by `large`, and of those divided by it."""
+        return (
+            _sum(x * y, axes),
+            _sum(scaled(x, large) * scaled(y, large), axes),
+            _sum(scaled(x_again, 1 / large) * scaled(y_again, 1 / large), axes),
+        )
+
+    def chosen(small, middle, three):
+        return jnp.where(small, three[1], jnp.where(middle, three[0], three[2]))
+
+    def roots(small, middle):
+        """The root of what the entries were multiplied by."""
+        return jnp.where(small, root, jnp.where(middle, 1, 1 / root)).astype(x[0].dtype)
+
+    squares, factors = [], []
+    for y, y_again in zip(x, again, strict=True):
+        three = sums(y, y, y_again, y_again)
+        within = [lax.stop_gradient(square) < 2.0 ** (6 * bits) for square in three]
+        squares.append((three, chosen(within[1], within[0], three)))
+        factors.append(roots(within[1], within[0]))
+    scales = [1 / (factor * factor) for factor in factors]
+    if len(x) == 1:
+        return scales, [squares[0][1]], squares[0][1]
+    three = sums(x[0], x[1], again[0], again[1])
+    found = [jnp.isfinite(lax.stop_gradient(inner)) for inner in three]
+    # Where an entry times `large` is not clamped.
+    clear = [lax.stop_gradient(three[0]) < 2.0 ** (5 * bits) for three, _ in squares]
+    small = clear[0] & clear[1] & found[1]
+    inner = chosen(small, found[0], three)
+    other = roots(small, found[0])
+    factor = factors[0] * factors[1] / (other * other)
+    return scales, [square for _, square in squares], inner * factor * factor
+
+
+def _sum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sum(x, axes, keepdims=True)
 
 
 def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
