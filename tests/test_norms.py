@@ -238,7 +238,13 @@ def test_absolute_of_complex(dtype):
 
 def careful(monkeypatch):
     """Norms as devices without a shortcut compute them."""
-    monkeypatch.setattr(norms.xla, "shortcut", lambda attempt, careful: careful())
+    monkeypatch.setattr(norms.xla, "shortcut", lambda attempt, careful, elsewhere: elsewhere())
+
+
+@pytest.mark.parametrize("test", ["distance", "cosine"])
+def test_derivatives_of_norms_elsewhere(monkeypatch, dtype, test):
+    careful(monkeypatch)
+    test_distance(2, dtype) if test == "distance" else test_cosine(dtype)
 
 
 def test_norms_of_every_size(monkeypatch, dtype):
@@ -311,3 +317,11 @@ def test_vectors_are_not_read_for_a_scale(platform):
     assert maxima(cosine, x, x, platform=platform) == 0
     assert maxima(distance(2), x, x, platform=platform) == 0
     assert maxima(distance(3), x, x, platform=platform) > 0
+
+
+def test_cosines_need_few_sums():
+    """XLA for a GPU takes at most 8 of one reading."""
+    x, zero = jnp.ones((4, 3)), jnp.zeros(())
+    f = jax.jit(lambda x, y: norms.cosine(x, y, zero, (1,)))
+    program = f.trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert 0 < program.count("stablehlo.reduce(") <= 8
