@@ -1,11 +1,14 @@
 """Half precision is storage: float32 losses, gradients rounded once, means that count right."""
 
 import dataclasses
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import LOSSES, OUTERMOST, gradients
+from hlo import lowered
 
 import jaxloss
 from jaxloss import functional as F
@@ -78,3 +81,30 @@ def test_weights_follow_the_input(x64):
     assert F.cross_entropy(logits, jnp.array([0, 1]), weight).dtype == jnp.float32
     assert F.huber_loss(logits, logits, delta=np.float64(1)).dtype == jnp.float32
     assert F.l1_loss(logits, logits, weight=jnp.ones((2, 3))).dtype == jnp.float32
+
+
+def gathered(f, *args):
+    """The dtypes of what is gathered from."""
+    text = lowered(jax.value_and_grad(f), *args).as_text()
+    return re.findall(r'"?stablehlo\.gather"?.*: \(tensor<(?:\d+x)*(\w+)>', text)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.cross_entropy,
+        lambda x, y: F.cross_entropy(x, y, jnp.ones(16), label_smoothing=0.1),
+        lambda x, y: jaxloss.softmax_cross_entropy_with_integer_labels(
+            x, y, where=jnp.ones((1, 16), bool), z_loss=0.1
+        ).sum(),
+    ],
+    ids=["plain", "weighted and smoothed", "masked"],
+)
+def test_no_widened_logits_are_stored_to_be_gathered_from(loss, half):
+    x, y = jnp.zeros((64, 16), half), jnp.zeros(64, int)
+    kind = {jnp.bfloat16: "bf16", jnp.float16: "f16"}[half]
+    found = gathered(loss, x, y)
+    assert found
+    assert {*found} == {kind}
+    assert {*gathered(loss, x.astype(jnp.float32), y)} == {"f32"}

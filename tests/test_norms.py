@@ -234,3 +234,94 @@ def test_absolute_of_complex(dtype):
     for x in (complex(inf, 1), complex(0, -inf), complex(inf, -inf)):
         assert norms.absolute(jnp.asarray(x)) == inf
     assert jnp.isnan(norms.absolute(jnp.asarray(complex(nan, 1))))
+
+
+def careful(monkeypatch):
+    """Norms as devices without a shortcut compute them."""
+    monkeypatch.setattr(norms.xla, "shortcut", lambda attempt, careful, elsewhere: elsewhere())
+
+
+@pytest.mark.parametrize("test", ["distance", "cosine"])
+def test_derivatives_of_norms_elsewhere(monkeypatch, dtype, test):
+    careful(monkeypatch)
+    test_distance(2, dtype) if test == "distance" else test_cosine(dtype)
+
+
+def test_norms_of_every_size(monkeypatch, dtype):
+    careful(monkeypatch)
+    info = jnp.finfo(dtype)
+    exponents = np.arange(info.minexp + 4, info.maxexp - 3, info.maxexp // 32)
+    sizes = jnp.asarray(2.0 ** exponents.astype(np.float64), dtype)[:, None]
+    x, y = (sizes * jnp.asarray(v, dtype) for v in ([[3, 4]], [[4, 3]]))
+    tolerance = 8 * float(info.eps)
+
+    @jax.jit
+    def length(x):
+        def of(x):
+            return norms.distance(x, jnp.zeros_like(x), jnp.zeros((), dtype), 2, (1,))[:, 0]
+
+        value, pull = jax.vjp(of, x)
+        return value, *pull(jnp.ones_like(value))
+
+    value, slope = length(x)
+    np.testing.assert_allclose(value, 5 * sizes[:, 0], rtol=tolerance)
+    np.testing.assert_allclose(slope, jnp.broadcast_to(x[:1] / value[0], x.shape), rtol=tolerance)
+
+    @jax.jit
+    def cosine(x, y):
+        def of(x, y):
+            return norms.cosine(x, y, jnp.zeros((), dtype), (1,))[:, 0]
+
+        value, pull = jax.vjp(of, x, y)
+        return value, *pull(jnp.ones_like(value))
+
+    # Every size of the one beside every size of the other.
+    i, j = np.indices((len(exponents),) * 2).reshape(2, -1)
+    value, to_x, to_y = cosine(x[i], y[j])
+    np.testing.assert_allclose(value, 0.96, rtol=tolerance)
+    # (u_y - 0.96 u_x) / |x|, in the unit of 1 / |x|, which is not always a number of this dtype.
+    for slope, size, turned in ((to_x, sizes[i], [[1, -0.75]]), (to_y, sizes[j], [[-0.75, 1]])):
+        sane = (size > 4 / info.max) & (size < 1 / (64 * info.tiny))
+        found = jnp.where(sane, slope * size, 0)
+        wanted = jnp.where(sane, jnp.asarray(turned, dtype) * 0.28 * 0.8 / 5, 0)
+        np.testing.assert_allclose(found, wanted, rtol=8 * tolerance, atol=8 * tolerance)
+
+
+def test_a_norm_of_entries_of_every_size(monkeypatch):
+    """The largest entry counts, beside any others and wherever it stands."""
+    careful(monkeypatch)
+    zero = jnp.zeros(())
+    for largest in (1e-30, 1e-25, 1e-10, 1.0, 1e10, 1e20, 1e37):
+        row = largest * jnp.float32(10) ** -jnp.arange(0, 38, 2, dtype=jnp.float32)
+        x = jnp.stack([jnp.roll(row, n) for n in range(19)])
+        wanted = np.linalg.norm(np.asarray(x, np.float64), axis=1)
+        found = jax.jit(lambda x: norms.distance(x, zero, zero, 2, (1,)))(x)[:, 0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def maxima(f, *args, platform):
+    program = jax.jit(f).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+    assert "applies stablehlo.add across" in program
+    return program.count("applies stablehlo.maximum across")
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_vectors_are_not_read_for_a_scale(platform):
+    """Neither in the value nor in the gradient, where a branch costs; the control has a scale."""
+    x, zero = jnp.ones((4, 3)), jnp.zeros(())
+
+    def distance(p):
+        return jax.value_and_grad(lambda x, y: norms.distance(x, y, zero, p, (1,)).sum(), (0, 1))
+
+    cosine = jax.value_and_grad(lambda x, y: norms.cosine(x, y, zero, (1,)).sum(), (0, 1))
+    assert maxima(cosine, x, x, platform=platform) == 0
+    assert maxima(distance(2), x, x, platform=platform) == 0
+    assert maxima(distance(3), x, x, platform=platform) > 0
+
+
+def test_cosines_need_few_sums():
+    """XLA for a GPU takes at most 8 of one reading."""
+    x, zero = jnp.ones((4, 3)), jnp.zeros(())
+    f = jax.jit(lambda x, y: norms.cosine(x, y, zero, (1,)))
+    program = f.trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert 0 < program.count("stablehlo.reduce(") <= 8

@@ -6,6 +6,7 @@ trick: the control, and the day it does no worse the trick may go.
 
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -75,6 +76,41 @@ def test_opaque_is_x(f, dtype):
     check(
         lambda x: f(x) * x, [finite], finite**2, [2 * finite], [[np.full_like(finite, 2)]], terms=2
     )
+
+
+# maximum
+
+
+def row_maximum(x):
+    return jnp.max(x, 1)
+
+
+@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
+def test_maximum_of_what_was_widened(half):
+    x = jnp.array([[-inf, -inf], [float(jnp.finfo(half).min), -inf], [-2, 3], [inf, 0], [nan, 1]])
+    for given in (x.dtype, half):
+        found = jax.jit(functools.partial(xla.maximum, row_maximum, given=given))(x)
+        np.testing.assert_array_equal(found, jnp.max(x, 1))
+
+
+def test_maximum_is_not_taken_before_it_is_widened():
+    """What XLA cannot look through stands between the two; of what is not widened nothing does."""
+
+    def program(f, dtype):
+        widened = jax.ShapeDtypeStruct((64, 128), dtype)
+        found = jax.jit(lambda x: f(row_maximum, x.astype(jnp.float32), dtype))
+        return found.lower(widened).as_text()
+
+    def plain(find, x, given):
+        return find(x)
+
+    def taken_of(program):
+        before, behind = program.split("stablehlo.reduce(")
+        return re.findall(rf"{behind.split()[0]} = stablehlo\.(\w+)", before)[-1]
+
+    assert taken_of(program(xla.maximum, jnp.bfloat16)) == "maximum"
+    assert taken_of(program(plain, jnp.bfloat16)) == "convert"  # Which XLA for a TPU swaps.
+    assert program(xla.maximum, jnp.float32) == program(plain, jnp.float32)
 
 
 # recomputed, recomputed_difference

@@ -1,6 +1,7 @@
 """The cellar's tricks that choose between two computations: what runs, and where."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jax import lax
 from test_xla import X, cost
 
 from jaxloss._base import xla
+
+inf, nan = math.inf, math.nan
 
 # shortcut
 
@@ -59,6 +62,41 @@ def test_shortcut():
     t = x.astype(np.float64)
     # Row by row, and in a batch: there both are computed, and one is chosen.
     check(lengths, [x], np.sinh(t) ** 2, [np.sinh(2 * t)], [[2 * np.cosh(2 * t)]])
+
+
+# sums, for_few
+
+
+def test_sums(dtype):
+    x, y = (np.asarray(rows, dtype) for rows in ([[3, -4], [inf, 1]], [[0.5, 2], [1, nan]]))
+    for found, z in zip(xla.sums(jnp.asarray(x), jnp.asarray(y), (1,)), (x, y), strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.sum(z, 1, keepdims=True))
+    slopes = jax.jacrev(lambda x, y: xla.sums(x, y, (0,)), (0, 1))(x[0], y[0])
+    one, nothing = np.ones((1, 2), dtype), np.zeros((1, 2), dtype)
+    jax.tree.map(np.testing.assert_array_equal, slopes, ((one, nothing), (nothing, one)))
+
+
+def test_sums_are_one_on_a_gpu():
+    def apart(x, y, axes):
+        return jnp.sum(x, axes), jnp.sum(y, axes)
+
+    def count(f):
+        traced = jax.jit(lambda x, y: f(x, y, (1,))).trace(X, X)
+        platforms = ("cuda", "rocm", "tpu", "cpu")
+        lowered = (traced.lower(lowering_platforms=(p,)).as_text() for p in platforms)
+        return [text.count("stablehlo.reduce(") for text in lowered]
+
+    assert count(xla.sums) == [1, 1, 2, 2]
+    assert count(apart) == [2] * 4
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
+def test_only_a_gpu_leaves_nothing_out(platform):
+    f = jax.jit(lambda x: xla.for_few(lambda: jnp.sinh(x), lambda: jnp.cosh(x)))
+    text = f.trace(jnp.ones(3)).lower(lowering_platforms=(platform,)).as_text()
+    is_gpu = platform in ("cuda", "rocm")
+    assert ("cosh" in text, "sinh" in text) == (is_gpu, not is_gpu)
 
 
 # sum_where

@@ -168,9 +168,10 @@ def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]
 
 
 def operands(**values: ArrayLike) -> list[jax.Array]:
-    """Converts to arrays that go into a matrix product: halves as they are, if all are of one kind.
+    """Converts to arrays of one dtype: halves as they are, if all are of one kind.
 
-    Others are widened as in `arrays`, which is exact.
+    Others are widened as in `arrays`, which is exact. That is for the operands of a matrix product,
+    and for what is read in several ways, each of which widens it for itself.
     """
     given = {name: array(name, value) for name, value in values.items()}
     (dtype, *others) = {value.dtype for value in given.values()}
@@ -184,7 +185,7 @@ def wide(dtype: Any) -> Any:
 
 
 def follower(name: str, value: ArrayLike | None, like: jax.Array) -> jax.Array | None:
-    """Weights: real numbers that take the dtype of `like`, whatever their own. None stays None."""
+    """Weights: real numbers in the dtype that `like` is computed in. None stays None."""
     return None if value is None else _following(name, value, like)
 
 
@@ -194,7 +195,7 @@ def _following(
     value = array(name, value, expectation)
     if jnp.iscomplexobj(value):
         fail_for_complex(name, value)
-    return value.astype(like.real.dtype)
+    return value.astype(wide(like.real.dtype))
 
 
 def buffer(name: str, value: Any) -> jax.Array:
@@ -258,7 +259,7 @@ def _fits(value: jax.Array, like: Shaped, *, same_rank: bool) -> bool:
 
 
 def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
-    """One number, in the dtype of `like`."""
+    """One number, in the dtype that `like` is computed in."""
     value = _following(name, value, like, "be a number")
     if value.ndim:
         fail(ValueError, name, "be a number", f"shape {value.shape}")
@@ -266,7 +267,7 @@ def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
 
 
 def hyper_parameter(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
-    """A number, or one number for each element of `like`, in its dtype."""
+    """A number, or one for each element of `like`, in the dtype that this is computed in."""
     value = _following(name, value, like, "be a number or an array")
     if value.shape not in ((), like.shape):
         fail(ValueError, name, f"be a number or have shape {like.shape}", value.shape)

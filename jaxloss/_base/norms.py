@@ -107,7 +107,7 @@ def _power(x: jax.Array, p: float) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _euclidean(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
+    (x,), _ = _lengths(lambda minus: [minus(x1, x2) + eps], axes)
     return x.scale * x.length
 
 
@@ -116,7 +116,7 @@ def _euclidean_jvp(axes, primals, tangents):
     # Autodiff would keep the scaled vectors for the backward pass. They are not written as in the
     # value, or the compiler would store them for both.
     x1, x2, eps = primals
-    (x,), _ = _lengths(lambda: [x1 - x2 + eps], axes)
+    (x,), _ = _lengths(lambda minus: [minus(x1, x2) + eps], axes)
     inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
     unit = ((xla.recomputed(x1) - x2) / x.scale + eps / x.scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
@@ -129,7 +129,7 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 
     0 with gradient 0 where a vector is 0.
     """
-    (one, two), inner = _lengths(lambda: [x1, x2], axes)
+    (one, two), inner = _lengths(lambda _: [x1, x2], axes)
     return inner / (_divisor(one, eps) * _divisor(two, eps))
 
 
@@ -137,7 +137,7 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 def _cosine_jvp(axes, primals, tangents):
     # Autodiff would keep four arrays for the backward pass.
     x1, x2, eps = primals
-    (one, two), inner = _lengths(lambda: [x1, x2], axes)
+    (one, two), inner = _lengths(lambda _: [x1, x2], axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
     unit1, unit2 = x1 / one.scale / divisor1, x2 / two.scale / divisor2
     similarity = inner / (divisor1 * divisor2)
@@ -168,27 +168,30 @@ class _Length(NamedTuple):
 
 
 def _lengths(
-    vectors: Callable[[], list[jax.Array]], axes: tuple[int, ...]
+    vectors: Callable[[Callable], list[jax.Array]], axes: tuple[int, ...]
 ) -> tuple[list[_Length], jax.Array]:
     """The lengths of one or two vectors, and the inner product of the first and last, scaled.
 
     The scales shield the squares from overflow and underflow, but to find them takes a pass over
     the memory, which is half of a norm's time on a CPU. The plain sums tell whether scales are
-    needed. The vectors are made anew in each branch, which could not be fused with what makes them
-    outside.
+    needed; where there are none, three sums do without. Given a way to subtract, the vectors are
+    made anew in each branch, which could not be fused with what makes them outside.
     """
 
     def sums(vectors):
-        squares = [jnp.sum(jnp.square(x), axes, keepdims=True) for x in vectors]
-        return squares, jnp.sum(vectors[0] * vectors[-1], axes, keepdims=True)
+        squares = [_sum(jnp.square(x), axes) for x in vectors]
+        return squares, _sum(vectors[0] * vectors[-1], axes)
+
+    def made():
+        return vectors(jnp.subtract)
 
     def shielded():
-        scales = [_scale(jnp.abs(x), 2, axes)[0] for x in vectors()]
-        ratios = [xla.opaque(x / scale) for x, scale in zip(vectors(), scales, strict=True)]
+        scales = [_scale(jnp.abs(x), 2, axes)[0] for x in made()]
+        ratios = [xla.opaque(x / scale) for x, scale in zip(made(), scales, strict=True)]
         return scales, *sums(ratios)
 
     def plain():
-        squares, inner = sums(vectors())
+        squares, inner = sums(made())
         far = 2.0 ** (int(jnp.finfo(inner.dtype).maxexp) // 3)
         # Infinite or NaN for what is 0, infinite or NaN.
         farthest = [jnp.max(lax.stop_gradient(x + 1 / x), initial=0) for x in squares]
@@ -199,8 +202,80 @@ def _lengths(
         zero = square == 0
         return _Length(scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square))), zero)
 
-    scales, squares, inner = xla.shortcut(plain, shielded)
+    scales, squares, inner = xla.shortcut(plain, shielded, lambda: _sums_at_once(vectors, axes))
     return [*map(length, scales, squares)], inner
+
+
+def _sums_at_once(
+    vectors: Callable[[Callable], list[jax.Array]], axes: tuple[int, ...]
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    """Scales of one or two vectors, the sums of their squares and their inner product, scaled.
+
+    Nothing overflows or vanishes, though the vectors are read only once: there are three sums, of
+    entries as they are, multiplied by a large number and divided by it, and one is in range.
+    """
+    # Three readings of a difference make XLA for a GPU store it.
+    x, again = vectors(jnp.subtract), vectors(xla.recomputed_difference)
+    dtype = x[0].dtype
+    bits, most = int(jnp.finfo(dtype).maxexp) // 8, jnp.finfo(dtype).max
+    root = 2.0 ** (5 * bits // 2)
+    large = root * root
+
+    def scaled(x, factor):
+        # Finite, or the derivative of a sum that is not chosen would be 0 times infinity. Nor may
+        # XLA gather the two factors, whose product is out of range.
+        return lax.clamp(-most, x * factor, most)
+
+    def sums(i, j):
+        """Those of the products of two vectors: multiplied, as they are, divided."""
+        multiplied, divided = xla.sums(
+            scaled(x[i], large) * scaled(x[j], large),
+            scaled(again[i], 1 / large) * scaled(again[j], 1 / large),
+            axes,
+        )
+        return multiplied, _sum(x[i] * x[j], axes), divided
+
+    def chosen(is_small, is_ordinary, of):
+        return jnp.where(is_small, of[0], jnp.where(is_ordinary, of[1], of[2]))
+
+    def factor(is_small, is_ordinary):
+        """The root of what entries were multiplied by: what it is itself may be out of range."""
+        return chosen(is_small, is_ordinary, (root, 1, 1 / root)).astype(dtype)
+
+    def within(x, bound):
+        return lax.stop_gradient(jnp.abs(x)) < bound
+
+    places = range(len(x))
+    squares = [sums(i, i) for i in places]
+    sizes = [[within(x, 2.0 ** (6 * bits)) for x in three[:2]] for three in squares]
+    factors = [factor(*size) for size in sizes]
+    lengths = [chosen(*size, three) for size, three in zip(sizes, squares, strict=True)]
+    # What derivatives divide by has to be near 1, a power of two to leave the digits alone.
+    units = [
+        lax.reduce_precision(jnp.sqrt(lax.stop_gradient(x)), jnp.finfo(dtype).nexp, 0)
+        for x in lengths
+    ]
+    scales = [
+        jnp.where(x == 0, 1, jnp.minimum(unit / (f * f), most / 16))
+        for x, unit, f in zip(lengths, units, factors, strict=True)
+    ]
+    units = [scale * f * f for scale, f in zip(scales, factors, strict=True)]
+    lengths = [x / unit / unit for x, unit in zip(lengths, units, strict=True)]
+    scales = [*map(lax.stop_gradient, scales)]
+    if len(x) == 1:
+        return scales, lengths, lengths[0]
+    products = sums(0, 1)
+    # Beside a vector so large that its multiplied entries are clamped the sum would be another.
+    clear = [within(three[1], 2.0 ** (5 * bits)) for three in squares]
+    small, ordinary = (within(x, jnp.inf) for x in products[:2])
+    small = small & clear[0] & clear[1]
+    rest = factors[0] * factors[1] / jnp.square(factor(small, ordinary))
+    inner = chosen(small, ordinary, products) * rest * rest
+    return scales, lengths, inner / units[0] / units[1]
+
+
+def _sum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sum(x, axes, keepdims=True)
 
 
 def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -233,7 +308,7 @@ def cosine_distance(
     It is half the squared distance of the unit vectors, and half of what each lacks to the length 1
     where eps keeps it from it.
     """
-    (one, two), _ = _lengths(lambda: [x1, x2], axes)
+    (one, two), _ = _lengths(lambda _: [x1, x2], axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
     apart = xla.recomputed(x1) / one.scale / divisor1 - xla.recomputed(x2) / two.scale / divisor2
     lacking = _lacking(one, divisor1) + _lacking(two, divisor2)
@@ -255,14 +330,14 @@ def _cosine_distance_jvp(axes, primals, tangents):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """x / ‖x‖ without overflow or underflow; 0 with gradient 0 for 0."""
-    (length,), _ = _lengths(lambda: [x], axes)
+    (length,), _ = _lengths(lambda _: [x], axes)
     return x / length.scale / _divisor(length, jnp.zeros((), x.dtype))
 
 
 @unit.defjvp
 def _unit_jvp(axes, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    (length,), _ = _lengths(lambda: [x], axes)
+    (length,), _ = _lengths(lambda _: [x], axes)
     direction = unit(x, axes)
     x_dot = x_dot / length.scale / _divisor(length, jnp.zeros((), x.dtype))
     turning = x_dot - direction * jnp.sum(direction * x_dot, axes, keepdims=True)

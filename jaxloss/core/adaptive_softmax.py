@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.classes.labels import locate
 from jaxloss.core.linear.loss import linear_softmax_cross_entropy, losses_of_few
+
+# How many logits of a cluster exist at a time where blocks of absent examples are not left out.
+_MOST_LOGITS = 2**26
 
 Tail = Sequence[tuple[ArrayLike, ArrayLike]]
 
@@ -35,8 +38,13 @@ def adaptive_softmax_cross_entropy(
     loss = -log softmax(head)_y for the S most frequent classes, and for a class y of cluster i
     -log softmax(head)_{S+i} - log softmax(tail_i)_{y - first class of i}.
 
-    One program serves every batch, in a time that grows with the number of rare labels: examples of
-    other clusters are set aside, and no logits made of them. No logits of a whole batch are kept.
+    Half operands go into the matrix products as they are, and are summed in float32, in which the
+    features of a cluster and all logits are; the gradient of the head's logits is rounded to the
+    operands' dtype before its two products.
+
+    One program serves every batch, and no logits of a large one are kept. Except on a GPU, where it
+    does not pay, the time grows with the number of rare labels: examples of other clusters are set
+    aside, and no logits made of them.
     A label outside [0, C) gives NaN in its own loss, the gradient of its own input and that of the
     head, which all examples share.
 
@@ -85,9 +93,26 @@ def adaptive_softmax_cross_entropy(
     for (projection, weights), member, first in zip(tail, members, edges, strict=False):
         present = member[..., None] if where is None else member[..., None] & where
         # Masked here already, since NaN times 0 would reach the projection's gradient.
-        features = jnp.inner(jnp.where(present, inputs, 0), projection)
-        losses += losses_of_few(features, weights, labels - first, present)
+        features = _product(jnp.where(present, inputs, 0), projection)
+        losses += _losses_of_cluster(features, weights, labels - first, present)
     return losses
+
+
+def _losses_of_cluster(
+    features: jax.Array, weights: jax.Array, labels: jax.Array, present: jax.Array
+) -> jax.Array:
+    weights = weights.astype(features.dtype)
+
+    def skipping():
+        return losses_of_few(features, weights, labels, present)
+
+    def whole():
+        chunk_size = max(1, _MOST_LOGITS // max(labels.size, 1))
+        return linear_softmax_cross_entropy(
+            features, weights, labels, where=present, chunk_size=chunk_size
+        )
+
+    return xla.for_few(skipping, whole)
 
 
 @public()
@@ -124,16 +149,21 @@ def adaptive_log_softmax(
     Source: as `adaptive_softmax_cross_entropy`.
     """
     inputs, head, tail, head_bias = _layers(inputs, head, tail, head_bias)
-    logits = jnp.inner(inputs, head)
+    logits = _product(inputs, head)
     if head_bias is not None:
         logits += jnp.expand_dims(head_bias, range(inputs.ndim - 1))
     edges = np.arange(len(head) - len(tail), len(head))
     frequent, *clusters = jnp.split(_log_softmax(logits), edges, axis=-1)
     within = (
-        _log_softmax(jnp.inner(jnp.inner(inputs, projection), weights))
+        _log_softmax(_product(_product(inputs, projection), weights))
         for projection, weights in tail
     )
     return jnp.concatenate([frequent, *map(jnp.add, clusters, within)], -1)
+
+
+def _product(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """x @ weights.T; of half operands, summed in float32 and left so."""
+    return jnp.inner(x, weights.astype(x.dtype), preferred_element_type=checks.wide(x.dtype))
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:
@@ -148,7 +178,7 @@ def _log_softmax(logits: jax.Array) -> jax.Array:
 
 
 class _Layers(NamedTuple):
-    """The floating-point arguments in one dtype."""
+    """The floating-point arguments in one dtype; the bias in that of the logits."""
 
     inputs: jax.Array
     head: jax.Array
@@ -165,7 +195,7 @@ def _layers(inputs: ArrayLike, head: ArrayLike, tail: Tail, head_bias: ArrayLike
             checks.fail(ValueError, "tail", rule, f"{len(pair)} arrays")
     named = {f"tail[{i}][{j}]": x for i, pair in enumerate(tail) for j, x in enumerate(pair)}
     named = {"inputs": inputs, "head": head} | named
-    inputs, head, *rest = checks.arrays(complex_too=False, **named)
+    inputs, head, *rest = checks.operands(**named)
     if not inputs.ndim:
         checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
     features = inputs.shape[-1]

@@ -62,6 +62,7 @@ def negative_log_likelihood(
 
 def losses_of_labels(log_probs: jax.Array, found: Labels, classes: ClassAxes) -> jax.Array:
     """`negative_log_likelihood` of labels that are found."""
+    log_probs = log_probs.astype(checks.wide(log_probs.dtype))
     return -classes.squeeze(pick(log_probs, found, classes))
 
 

@@ -139,7 +139,7 @@ def class_dimension(input: ArrayLike, *, most: int | None = None) -> int:
 class ClassTargets(NamedTuple):
     """Scores and the class indices of their examples, without those with `ignore_index`."""
 
-    scores: jax.Array
+    scores: jax.Array  # Halves as they are.
     classes: ClassAxes
     found: Labels
     where: jax.Array
@@ -150,7 +150,7 @@ def class_targets(
     input: ArrayLike, target: ArrayLike, weight: ArrayLike | None, ignore_index: ArrayLike
 ) -> ClassTargets:
     dim = class_dimension(input)
-    (input,) = checks.arrays(input=input)
+    (input,) = checks.operands(input=input)
     shape = input.shape[:dim] + input.shape[dim + 1 :]
     target, hint = checks.array("target", target), ""
     if target.shape != shape and target.shape == input.shape[:-1]:

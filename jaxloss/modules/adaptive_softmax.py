@@ -173,7 +173,7 @@ def _adaptive_log_prob(input: ArrayLike, parameters: dict[str, Any]) -> jax.Arra
 
 def _as_torch(input: ArrayLike, parameters: dict[str, Any]) -> jax.Array:
     """Inputs of the shapes that torch takes."""
-    (input,) = checks.arrays(inputs=input)
+    (input,) = checks.operands(inputs=input)
     features = parameters["head"].shape[-1]
     if input.ndim not in (1, 2) or input.shape[-1] != features:
         rule = f"have shape ({features},) or (N, {features})"

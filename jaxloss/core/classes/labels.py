@@ -122,5 +122,5 @@ def label_weights(
     """The weight of each label's class, 1 by default; 0 for a bad or an absent label."""
     weights = expand_weights(class_weights, scores, classes)
     if weights is None:
-        return classes.squeeze(labels.present & ~labels.bad).astype(scores.dtype)
+        return classes.squeeze(labels.present & ~labels.bad).astype(checks.wide(scores.dtype))
     return classes.squeeze(weights_at(labels, weights, classes))
