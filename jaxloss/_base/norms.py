@@ -249,7 +249,7 @@ def _sums_at_once(
     squares = [sums(i, i) for i in places]
     sizes = [[within(x, 2.0 ** (6 * bits)) for x in three[:2]] for three in squares]
     factors = [factor(*size) for size in sizes]
-    lengths = [chosen(*size, three) for size, three in zip(sizes, squares, strict=True)]
+    lengths = [chosen(size[0], size[1], three) for size, three in zip(sizes, squares, strict=True)]
     # What derivatives divide by has to be near 1, a power of two to leave the digits alone.
     units = [
         lax.reduce_precision(jnp.sqrt(lax.stop_gradient(x)), jnp.finfo(dtype).nexp, 0)
