@@ -91,9 +91,9 @@ def batched(f: Callable[[Sequences], Any], sequences: Sequences) -> Any:
     shape = sequences.bad.shape
     if len(shape) == 1:
         return f(sequences)
-    mesh, explicit = meshes.explicit_axes(sequences.scores)
+    mesh, explicit = meshes.explicit_axes(sequences.frames)
     if explicit and len(shape) > 1:  # Merged, the dimensions could not stay where they are.
-        spec = PartitionSpec(*jax.typeof(sequences.scores).sharding.spec[: len(shape)])
+        spec = PartitionSpec(*jax.typeof(sequences.frames).sharding.spec[: len(shape)])
         laid = jax.tree.map(lambda x: reshard(x, NamedSharding(mesh, spec)), sequences)
         each = functools.partial(batched, f)
         return jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=explicit)(
