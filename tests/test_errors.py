@@ -1104,7 +1104,7 @@ TRANSFORMS = {
 
 def differentiated(f):
     """The gradient with respect to a factor of the value, for integer values too."""
-    return lambda v: jax.grad(lambda s: s * f(v))(1.0)
+    return lambda v: jax.grad(lambda s: s * sum(map(jnp.sum, jax.tree.leaves(f(v)))))(1.0)
 
 
 @pytest.mark.parametrize(("call", "fault", "words"), FAULTS, ids=FAULT_IDS)

@@ -102,14 +102,18 @@ def convex_kl_divergence(
 def _bregman(x: jax.Array, t: jax.Array) -> jax.Array:
     """t (exp(d) - 1 - d) with d = x - log t; the usual terms cancel where d is small."""
     absent, d = _log_ratio(x, t)
-    return jnp.where(absent, jnp.exp(x), elementwise.product(t, _exp_beyond_line(d)))
+    far = (d > 1) & (x < jnp.inf)  # exp(d) may overflow where exp(x) does not.
+    near = elementwise.product(t, _exp_beyond_line(jnp.where(far, 0, d)))
+    return jnp.where(absent, jnp.exp(x), jnp.where(far, jnp.exp(x) - t * (1 + d), near))
 
 
 def _bregman_jvp(primals, tangents):
     # Autodiff of exp(x) - t log … cancels as well.
     x, t = primals
     absent, d = _log_ratio(x, t)
-    by_prediction = jnp.where(absent, jnp.exp(x), t * jnp.expm1(d))
+    far = d > 1
+    by_prediction = jnp.where(far, jnp.exp(x) - t, t * jnp.expm1(jnp.where(far, 0, d)))
+    by_prediction = jnp.where(absent, jnp.exp(x), by_prediction)
     slopes = by_prediction, jnp.where(absent, 0, -d)
     return _bregman(x, t), elementwise.along(x, *zip(slopes, tangents, strict=True))
 

@@ -219,13 +219,21 @@ def _focal_jvp(primals, tangents):
     surprise, gamma = primals
     certain = surprise == 0
     n = jnp.where(certain, 1, surprise)
-    # n / (exp(n) - 1), without inf / inf.
-    turn = jnp.where(certain, 1, elementwise.product(jnp.exp(-n), n) / -jnp.expm1(-n))
+    turn = _turn(surprise)
     power = _power_of_wrong(surprise, gamma)
     by_gamma = jnp.where(certain, 0, n * power * jnp.log(-jnp.expm1(-n)))
     by_gamma = jnp.where(jnp.isinf(n), 0, by_gamma)
     tangent = power * (1 + gamma * turn) * tangents[0] + by_gamma * tangents[1]
     return _focal(*primals), tangent
+
+
+def _turn(n: jax.Array) -> jax.Array:
+    """n / (exp(n) - 1), without inf / inf; by its series where derivatives divide by n²."""
+    near = n < 0.1
+    square = jnp.square(jnp.where(near, n, 0))
+    series = 1 - jnp.where(near, n, 0) / 2 + square / 12 * (1 - square / 60 * (1 - square / 42))
+    far = jnp.where(near, 1, n)
+    return jnp.where(near, series, elementwise.product(jnp.exp(-far), far) / -jnp.expm1(-far))
 
 
 def _power_of_wrong(surprise: jax.Array, gamma: jax.Array) -> jax.Array:

@@ -163,7 +163,8 @@ def _share(scores, peak, top, classes: ClassAxes):
     near = 1 - (peak - scores)
     others = _support(lax.stop_gradient(jnp.where(top, 0, near)), classes)
     # The largest score adds nothing, but moves the threshold like the others.
-    moved = jnp.where(top, scores - lax.stop_gradient(scores), 0)
+    largest = jnp.where(top & (scores > -jnp.inf), scores, 0)
+    moved = largest - lax.stop_gradient(largest)
     total = classes.sum(jnp.where(others, near, moved))
     return total / (1 + classes.sum(others.astype(scores.dtype)))
 
