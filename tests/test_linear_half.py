@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxloss
 from jaxloss import functional as F
+from jaxloss.core.linear import cutting
 
 # Blocks of 24 examples at most, of which the last has fewer; a product of 40 features.
 N, D, C, CHUNK = 70, 40, 301, 100
@@ -234,3 +235,42 @@ def test_the_context_says_the_precision_where_the_argument_does_not():
         inside = slope()
     np.testing.assert_array_equal(inside, slope(precision="highest"))
     assert not np.array_equal(inside, plain)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
+def test_several_blocks_share_their_products(half, monkeypatch):
+    """As with blocks of their own, and with examples left over that are absent."""
+    monkeypatch.setattr(cutting, "_BLOCK_LOGITS", 64)
+    monkeypatch.setattr(cutting, "_BLOCK_EXAMPLES", 8)
+    halves, wide = operands(half)
+    labels = np.where(np.arange(N) == 3, -100, LABELS)
+
+    def mean(x, w, y):
+        return F.linear_cross_entropy(x, w, y)
+
+    def plain(x, w):
+        losses = of_logits(x, w, LABELS)
+        return jnp.sum(jnp.where(jnp.arange(N) == 3, 0, losses)) / (N - 1)
+
+    jax.clear_caches()  # The sizes of blocks are no argument.
+    program = jax.jit(jax.grad(mean, (0, 1)))
+    assert str(jax.make_jaxpr(program)(*halves, labels)).count("scan") > 1
+    for mine, wanted in zip(
+        program(*halves, labels), exactly(jax.grad(plain, (0, 1)), *wide), strict=True
+    ):
+        assert distance(mine, reference) < BOUND[half]
+    jax.clear_caches()
+
+
+def test_an_absent_example_leaves_small_gradients_alone():
+    x, w = (jnp.asarray(a, jnp.float16) for a in (INPUTS, KERNEL))
+    labels = np.where(np.arange(N) == 3, -100, LABELS)
+    small = jnp.full(C, 1e-7)
+    f = jax.grad(F.linear_cross_entropy, 1)
+    assert distance(f(x, w, labels, weight=small), np.float64(f(x, w, labels))) < 1e-3
+
+
+def test_no_features():
+    x, w, y = jnp.zeros((7, 0)), jnp.zeros((3, 0)), jnp.zeros(7, int)
+    for f in (jaxloss.linear_softmax_cross_entropy, F.linear_cross_entropy):
+        np.testing.assert_allclose(f(x, w, y), np.log(3), rtol=1e-6)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._base import checks, xla
+from jaxloss._base import checks, meshes, xla
 from jaxloss.core import cross_entropy
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.classes.labels import locate, weights_at
@@ -74,7 +74,7 @@ def _losses_of_blocks(rows: Rows, shared: Shared, how: How, sparse: bool) -> jax
 
 def _losses_of_blocks_jvp(how, sparse, primals, tangents):
     losses = _losses_of_blocks(*primals, how, sparse)
-    primals, dots = _differentiated(primals, tangents)
+    primals, dots = _differentiated(primals, tangents, how)
 
     def along(primals: tuple[Rows, Shared], dots: tuple[Rows, Shared]) -> jax.Array:
         primals = rows, shared = _same(primals[0], how), primals[1]
@@ -127,7 +127,7 @@ def sum_of_losses(rows: Rows, shared: Shared, how: How) -> jax.Array:
 def _sum_of_losses_jvp(how, primals, tangents):
     # Here the factor of every loss is known, so that a block's gradient can be made while its
     # logits exist: with three products of the kernel's size in all instead of four.
-    (rows, shared), dots = _differentiated(primals, tangents)
+    (rows, shared), dots = _differentiated(primals, tangents, how)
     losses, gradients = _losses_and_gradients(rows, shared, None, dots, how, False)
     parts = jax.tree.map(lambda x, dot: jnp.sum(_widened(x) * _widened(dot)), gradients, dots)
     total, dot = jnp.sum(losses), sum(jax.tree.leaves(parts))
@@ -138,12 +138,14 @@ sum_of_losses.defjvp(_sum_of_losses_jvp, symbolic_zeros=True)
 
 
 def _differentiated(
-    primals: tuple[Rows, Shared], tangents: tuple[Rows, Shared]
+    primals: tuple[Rows, Shared], tangents: tuple[Rows, Shared], how: How
 ) -> tuple[tuple[Rows, Shared], tuple[Rows, Shared]]:
     """The problem, and the tangents of those of its leaves that have one."""
     rows_dot, shared_dot = tangents_of(tangents)
     # A gradient that devices add up is rounded after that.
     dots = rows_dot, jax.tree.map(_widened, shared_dot)
+    if how.axes:
+        dots = jax.tree.map(_widened, dots)
     # Inside `jax.shard_map` the gradients of what devices share add up here until the end.
     return varying((primals, dots), primals)
 
@@ -190,8 +192,7 @@ def _losses_and_gradients(
         if rounds and narrow:
             # Each example's slope as a share of its peak, of which float16 loses nothing.
             peak = jnp.max(jnp.abs(lax.stop_gradient(slope)), -1, keepdims=True)
-            peak = jnp.where(peak == 0, 1, peak)
-            slope = slope / peak
+            slope = slope / _or_one(peak)
         if rounds:
             slope = slope.astype(inputs.dtype)
         so_far = jax.tree.map(jnp.add, so_far, to_shared._replace(kernel=None))
@@ -205,15 +206,18 @@ def _losses_and_gradients(
         else:
             so_far, (to_rows, losses, slope, peak) = _scan(block, so_far, rows_and_factors)
         inputs = _present(rows, rows.inputs)
-        if how.blocks > 1 and len(rows.shape) == 2:
-            # Of matrices XLA's products for a CPU are better; more dimensions are of a mesh.
+        if how.blocks > 1 and meshes.spread() == 1:
+            # Of matrices XLA's products for a CPU are better; merged, spread examples would move.
             inputs, slope, peak = jax.tree.map(
                 lambda x: x.reshape(-1, x.shape[-1]), (inputs, slope, peak)
             )
         if rows_moving.inputs is not None:
             to_inputs = _dot(slope, shared.kernel, 0, how)
             # What float16 cannot hold the mean may still divide.
-            to_inputs = to_inputs.astype(inputs.dtype) if peak is None else to_inputs * peak
+            if peak is not None:
+                to_inputs = to_inputs * _or_one(peak)
+            elif not (narrow or how.axes):  # Nor is it whole where devices share the classes.
+                to_inputs = to_inputs.astype(inputs.dtype)
             to_inputs = _present(rows, to_inputs.reshape(rows.inputs.shape))
             to_rows = to_rows._replace(inputs=to_inputs)
         if shared_moving.kernel is not None:
@@ -243,7 +247,7 @@ def weights_of_rows(rows: Rows, shared: Shared, how: How) -> jax.Array:
     def block(rows):
         wide = checks.wide(rows.inputs.dtype)
         if jnp.issubdtype(rows.labels.dtype, jnp.floating):
-            return _present(rows, xla.true_like(rows.inputs[..., 0]).astype(wide))
+            return _present(rows, xla.true_like(rows.labels[..., 0]).astype(wide))
         scores: Any = jax.ShapeDtypeStruct((*rows.shape, len(shared.kernel)), wide)
         classes = ClassAxes((len(rows.shape),), how.axis_name)
         where = None if rows.where is None else rows.where[..., None]
@@ -295,6 +299,10 @@ def _agreed(x: Any, how: How) -> Any:
         return lax.psum(x, axes) / lax.axis_size(axes)
     number = jnp.int32 if x.dtype == bool else x.dtype
     return lax.pmax(x.astype(number), axes).astype(x.dtype)
+
+
+def _or_one(peak: jax.Array) -> jax.Array:
+    return jnp.where(peak == 0, 1, peak)
 
 
 def _along_last(x: jax.Array, like: jax.Array) -> jax.Array:
@@ -353,14 +361,14 @@ def _add_product(
         return add(so_far, inputs)
     width = max(1, size // 2)
 
-    def portion(start, width, so_far):
+    def of_features(start, width, so_far):
         old = lax.dynamic_slice_in_dim(so_far, start, width, 1)
         some = lax.dynamic_slice_in_dim(inputs, start, width, inputs.ndim - 1)
         return lax.dynamic_update_slice_in_dim(so_far, add(old, some), start, 1)
 
     whole, rest = divmod(features, width)
-    so_far = lax.fori_loop(0, whole, lambda i, x: portion(i * width, width, x), so_far)
-    return portion(whole * width, rest, so_far) if rest else so_far
+    so_far = lax.fori_loop(0, whole, lambda i, x: of_features(i * width, width, x), so_far)
+    return of_features(whole * width, rest, so_far) if rest else so_far
 
 
 def _each(f: Callable[[Any], jax.Array], blocks: Any, besides: Any = None) -> jax.Array:

@@ -32,9 +32,10 @@ def cut(
     count, blocks = _counts(rows, shared, how, chunk_size, copies)
 
     def divided(x):
-        parts = (count, -1) if meshes.is_local() else (-1, count)
+        size = x.shape[axis] // count
+        parts = (count, size) if meshes.is_local() else (size, count)
         x = x.reshape(*x.shape[:axis], *parts, *x.shape[axis + 1 :])
-        return jnp.moveaxis(x, axis + parts.index(count), 0)
+        return jnp.moveaxis(x, axis if meshes.is_local() else axis + 1, 0)
 
     return jax.tree.map(divided, padded(rows, count)), how._replace(blocks=blocks)
 
@@ -104,6 +105,6 @@ def fewest(rows: Rows, shared: Shared, chunk_size: int | None, copies: int) -> i
 
 def divisor_near(examples: int, fewest: int, step: int = 1) -> int:
     """At least so many blocks, in steps; a divisor of the examples, if there is one near."""
-    fewest = max(step, min(fewest, examples))
+    fewest = max(step, min(fewest, examples // step * step))
     near = range(fewest, min(2 * fewest, examples) + 1, step)
     return next((count for count in near if examples % count == 0), fewest)

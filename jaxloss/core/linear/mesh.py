@@ -52,6 +52,8 @@ def by_device(
     """
     mesh, explicit = meshes.explicit_axes(rows.inputs)
     if not explicit:
+        mesh, explicit = meshes.explicit_axes(shared.kernel)
+    if not explicit:
         return f(rows, shared, how, ())
     layout = _layout(rows, shared)
 
