@@ -19,14 +19,12 @@ from jaxloss.core.classes.softmax import softmax
 
 Reduction = Literal["mean", "sum", "none"]
 
+_DOMAIN = {name: checks.NON_NEGATIVE for name in ("smooth", "alpha", "beta")}
+
 
 @public(
     static=("apply_softmax", "reduction", "ignore_background", "axis"),
-    domain={
-        "smooth": checks.NON_NEGATIVE,
-        "alpha": checks.NON_NEGATIVE,
-        "beta": checks.NON_NEGATIVE,
-    },
+    domain=_DOMAIN,
 )
 def dice_loss(
     predictions: ArrayLike,
@@ -96,18 +94,14 @@ def dice_loss(
     if weights is not None:
         losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
     present = regions.present
-    if ignore_background and losses.shape[-1] > 1:
-        losses, present = losses[..., 1:], present if present is None else present[..., 1:]
+    if ignore_background:
+        losses, present = _without_background(losses, present)
     return _over_classes(losses, present, reduction)
 
 
 @public(
     static=("apply_softmax", "reduction", "ignore_background", "axis"),
-    domain={
-        "smooth": checks.NON_NEGATIVE,
-        "alpha": checks.NON_NEGATIVE,
-        "beta": checks.NON_NEGATIVE,
-    },
+    domain=_DOMAIN,
 )
 def tversky_loss(
     predictions: ArrayLike,
@@ -274,8 +268,8 @@ def multiclass_generalized_dice_loss(
     half = jnp.asarray(0.5, smooth.dtype)
     losses, present = regions.losses(half, half, smooth), regions.present
     losses = elementwise.product(jnp.broadcast_to(regions.rarity(), losses.shape), losses)
-    if ignore_background and losses.shape[-1] > 1:
-        losses, present = losses[..., 1:], present if present is None else present[..., 1:]
+    if ignore_background:
+        losses, present = _without_background(losses, present)
     if reduction == "none":
         return losses
     return _over_classes(losses.ravel(), present if present is None else present.ravel(), reduction)
@@ -372,6 +366,14 @@ def _probabilities(
         sums = classes.sum(predictions)
         checks.require(jnp.abs(sums - 1) < 1e-3, "predictions", "sum to 1 over the classes", where)
     return predictions, 1 - predictions
+
+
+def _without_background(
+    losses: jax.Array, present: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """The losses of all classes but the first, where there are others."""
+    first = int(losses.shape[-1] > 1)
+    return losses[..., first:], None if present is None else present[..., first:]
 
 
 def _over_classes(losses: jax.Array, present: jax.Array | None, reduction: str) -> jax.Array:
