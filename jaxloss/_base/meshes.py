@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
-from jax.sharding import AxisType, get_abstract_mesh
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard
+
+T = TypeVar("T")
 
 
 def spread() -> int:
@@ -32,3 +37,36 @@ def explicit_axes(x: jax.Array) -> tuple[Any, set[str]]:
 def are_in_force(x: jax.Array) -> bool:
     """Whether the dimensions of an array may be spread over several devices each for itself."""
     return spread() > 1 or bool(explicit_axes(x)[1])
+
+
+def laid(arrays: T, mesh: Any, specs: Any) -> T:
+    """The arrays, each as the specification in its place says."""
+    return jax.tree.map(lambda x, spec: reshard(x, NamedSharding(mesh, spec)), arrays, specs)
+
+
+def by_device(f: Callable[..., Any], arrays: tuple, like: jax.Array, specs: Any, out: Any) -> Any:
+    """f of each device's part of the arrays, over the explicit axes of the mesh of `like`."""
+    mesh, explicit = explicit_axes(like)
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out, axis_names=explicit)
+    return mapped(*laid(arrays, mesh, specs))
+
+
+def varying(tree: T, like: Any) -> T:
+    """The tree, as varying over all devices of a `jax.shard_map` over which `like` does."""
+    axes = frozenset().union(*(jax.typeof(x).mat.varying for x in jax.tree.leaves(like)))
+
+    def vary(x):
+        missing = tuple(sorted(axes - jax.typeof(x).mat.varying))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree)
+
+
+def agreed(x: Any, axes: tuple[str, ...]) -> Any:
+    """What all devices along the axes hold alike, as one number that JAX knows to be."""
+    if x is None or not (axes := tuple(a for a in axes if a in jax.typeof(x).mat.varying)):
+        return x
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return lax.psum(x, axes) / lax.axis_size(axes)
+    number = jnp.int32 if x.dtype == bool else x.dtype
+    return lax.pmax(x.astype(number), axes).astype(x.dtype)

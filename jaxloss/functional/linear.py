@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks
 from jaxloss._base.reduction import Reduction
 from jaxloss.core.linear import loss as core
+from jaxloss.core.linear.problem import How
 from jaxloss.functional._torch import present, reduced, torch_function
 
 
@@ -117,10 +118,10 @@ def linear_cross_entropy(
             class_weights=weight,
             label_smoothing=label_smoothing,
         )
-        copies = math.prod(places)
+        problem, copies = (rows, shared, How(), chunk_size), math.prod(places)
         if reduction == "none":
-            return core.losses(rows, shared, chunk_size, copies=copies), None
-        return core.sum_and_weights(rows, shared, chunk_size, copies=copies)
+            return core.losses(*problem, copies=copies), None
+        return core.sum_and_weights(*problem, copies=copies)
 
     args = linear_weight, linear_bias, target, where
     if not places:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,6 @@ from jaxloss.core.classes.labels import locate, weights_at
 from jaxloss.core.linear.cutting import padded
 from jaxloss.core.linear.partition import combine, partition, tangents_of
 from jaxloss.core.linear.problem import How, Rows, Shared
-
-T = TypeVar("T")
 
 
 def losses(rows: Rows, shared: Shared, how: How) -> jax.Array:
@@ -110,9 +108,9 @@ def _losses_of_blocks_jvp(how, sparse, primals, tangents):
     devices = lax.axis_size(how.axis_name)
 
     def share(primals, dots):
-        return varying(along(primals, dots) / devices, primals)
+        return meshes.varying(along(primals, dots) / devices, primals)
 
-    dot = xla.linear(share, gradients, primals, dots, varying(losses, primals))
+    dot = xla.linear(share, gradients, primals, dots, meshes.varying(losses, primals))
     return losses, lax.psum(dot, how.axis_name)
 
 
@@ -131,7 +129,9 @@ def _sum_of_losses_jvp(how, primals, tangents):
     losses, gradients = _losses_and_gradients(rows, shared, None, dots, how, False)
     parts = jax.tree.map(lambda x, dot: jnp.sum(_widened(x) * _widened(dot)), gradients, dots)
     total, dot = jnp.sum(losses), sum(jax.tree.leaves(parts))
-    return _agreed(total, how), dot if how.axis_name is None else lax.psum(dot, how.axis_name)
+    return meshes.agreed(total, how.axes), dot if how.axis_name is None else lax.psum(
+        dot, how.axis_name
+    )
 
 
 sum_of_losses.defjvp(_sum_of_losses_jvp, symbolic_zeros=True)
@@ -142,23 +142,11 @@ def _differentiated(
 ) -> tuple[tuple[Rows, Shared], tuple[Rows, Shared]]:
     """The problem, and the tangents of those of its leaves that have one."""
     rows_dot, shared_dot = tangents_of(tangents)
-    # A gradient that devices add up is rounded after that.
+    # A gradient that devices add up is rounded after that; those that share classes add up all.
+    rows_dot = jax.tree.map(_widened, rows_dot) if how.axes else rows_dot
     dots = rows_dot, jax.tree.map(_widened, shared_dot)
-    if how.axes:
-        dots = jax.tree.map(_widened, dots)
     # Inside `jax.shard_map` the gradients of what devices share add up here until the end.
-    return varying((primals, dots), primals)
-
-
-def varying(tree: T, like: Any) -> T:
-    """The tree, as varying over all devices of a `jax.shard_map` over which `like` does."""
-    axes = frozenset().union(*(jax.typeof(x).mat.varying for x in jax.tree.leaves(like)))
-
-    def vary(x):
-        missing = tuple(sorted(axes - jax.typeof(x).mat.varying))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree)
+    return meshes.varying((primals, dots), primals)
 
 
 def _losses_and_gradients(
@@ -186,7 +174,7 @@ def _losses_and_gradients(
 
         inputs = xla.apart(_present(rows, rows.inputs))
         losses, backward = jax.vjp(loss, *parts, _product(inputs, shared.kernel, how))
-        factors = jnp.ones_like(losses) if factors is None else _agreed(factors, how)
+        factors = jnp.ones_like(losses) if factors is None else meshes.agreed(factors, how.axes)
         to_rows, to_shared, slope = backward(factors)
         peak = None
         if rounds and narrow:
@@ -269,13 +257,12 @@ def _block(rows: Rows, shared: Shared, how: How) -> jax.Array:
 def _losses(product: jax.Array, rows: Rows, shared: Shared, how: How) -> jax.Array:
     """The losses of one block, from `inputs @ kernel.T`."""
     _, bias, terms = shared
-    weights, *numbers = terms
-    terms = cross_entropy.Terms(weights, *(_agreed(x, how) for x in numbers))
     logits = product if bias is None else product + _along_last(bias, product)
     labels = _present(rows, rows.labels)
     classes = ClassAxes((logits.ndim - 1,), how.axis_name)
-    if terms.class_weights is not None:
-        terms = terms._replace(class_weights=_along_last(terms.class_weights, logits))
+    weights, *numbers = terms
+    weights = None if weights is None else _along_last(weights, logits)
+    terms = cross_entropy.Terms(weights, *(meshes.agreed(x, how.axes) for x in numbers))
     if jnp.issubdtype(labels.dtype, jnp.floating):
         losses = cross_entropy.losses_of_probabilities(logits, labels, None, terms, classes)
     else:
@@ -287,18 +274,8 @@ def _losses(product: jax.Array, rows: Rows, shared: Shared, how: How) -> jax.Arr
 def _same(rows: Rows, how: How) -> Rows:
     """The examples, with what all devices know of them in one piece."""
     is_spread = jnp.issubdtype(rows.labels.dtype, jnp.floating)
-    labels = rows.labels if is_spread else _agreed(rows.labels, how)
-    return rows._replace(labels=labels, where=_agreed(rows.where, how))
-
-
-def _agreed(x: Any, how: How) -> Any:
-    """What all devices that share the classes hold alike, as one number that JAX knows to be."""
-    if x is None or not (axes := tuple(a for a in how.axes if a in jax.typeof(x).mat.varying)):
-        return x
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return lax.psum(x, axes) / lax.axis_size(axes)
-    number = jnp.int32 if x.dtype == bool else x.dtype
-    return lax.pmax(x.astype(number), axes).astype(x.dtype)
+    labels = rows.labels if is_spread else meshes.agreed(rows.labels, how.axes)
+    return rows._replace(labels=labels, where=meshes.agreed(rows.where, how.axes))
 
 
 def _or_one(peak: jax.Array) -> jax.Array:
@@ -318,11 +295,9 @@ def _widened(x: jax.Array) -> jax.Array:
 def _present(rows: Rows, x: jax.Array) -> jax.Array:
     """0 for the examples of a block that take no part; a mask of the logits is not needed then."""
     where = rows.where
-    return (
-        x
-        if where is None
-        else jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
-    )
+    if where is None:
+        return x
+    return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
 
 
 def _product(inputs: jax.Array, kernel: jax.Array, how: How) -> jax.Array:

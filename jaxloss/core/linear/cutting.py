@@ -42,7 +42,7 @@ def cut(
 
 def whole(blocks: jax.Array, rows: Rows) -> jax.Array:
     """One number per example, as the examples were before `cut`."""
-    shape = flat(rows).shape
+    shape = _flat_shape(rows.shape)
     axis = _longest(shape)
     x = jnp.moveaxis(blocks, 0, axis if meshes.is_local() else axis + 1)
     x = x.reshape(*shape[:axis], -1, *shape[axis + 1 :])
@@ -68,11 +68,12 @@ def padded(rows: Rows, blocks: int) -> Rows:
 
 def flat(rows: Rows) -> Rows:
     """The examples in one dimension, except where the compiler may have spread two of them."""
-    dimensions = len(rows.shape)
-    if dimensions == 1 or (dimensions > 1 and meshes.spread() > 1):
-        return rows
-    count = math.prod(rows.shape)
-    return jax.tree.map(lambda x: x.reshape(count, *x.shape[dimensions:]), rows)
+    dimensions, shape = len(rows.shape), _flat_shape(rows.shape)
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[dimensions:]), rows)
+
+
+def _flat_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if len(shape) > 1 and meshes.spread() > 1 else (math.prod(shape),)
 
 
 def _counts(

@@ -120,16 +120,11 @@ def linear_softmax_cross_entropy(
         z_loss=z_loss,
         axis_name=axis_name,
     )
-    return losses(rows, shared, chunk_size, How(axis_name, precision))
+    return losses(rows, shared, How(axis_name, precision), chunk_size)
 
 
 def losses(
-    rows: Rows,
-    shared: Shared,
-    chunk_size: int | None,
-    how: How = How(),  # noqa: B008
-    *,
-    copies: int = 1,
+    rows: Rows, shared: Shared, how: How, chunk_size: int | None, *, copies: int = 1
 ) -> jax.Array:
     """One loss per example; of `copies` vmapped ones, blocks are as much smaller."""
 
@@ -141,7 +136,7 @@ def losses(
 
 
 def sum_and_weights(
-    rows: Rows, shared: Shared, chunk_size: int | None, *, copies: int = 1
+    rows: Rows, shared: Shared, how: How, chunk_size: int | None, *, copies: int = 1
 ) -> tuple[jax.Array, jax.Array]:
     """The sum of all losses, and the weight of each; `copies` as in `losses`."""
 
@@ -151,7 +146,6 @@ def sum_and_weights(
         total = blocks.sum_of_losses(cut, shared, how)
         return lax.psum(total, axes) if axes else total, weights
 
-    how = How()
     return mesh.by_device(found, rows, shared, how, lambda examples: (PartitionSpec(), examples))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec, reshard
+from jax.sharding import PartitionSpec
 
 from jaxloss._base import meshes
 from jaxloss.core.linear.problem import How, Rows, Shared
@@ -50,10 +50,8 @@ def by_device(
     share a mesh axis with the classes are gathered over it. What comes out is laid as `outputs`
     says, given the specification of one number per example.
     """
-    mesh, explicit = meshes.explicit_axes(rows.inputs)
-    if not explicit:
-        mesh, explicit = meshes.explicit_axes(shared.kernel)
-    if not explicit:
+    typed = [x for x in (rows.inputs, shared.kernel) if meshes.explicit_axes(x)[1]]
+    if not typed:
         return f(rows, shared, how, ())
     layout = _layout(rows, shared)
 
@@ -64,21 +62,10 @@ def by_device(
         inner = how._replace(axis_name=(*how.axes, *layout.classes) or None)
         return f(rows, shared, inner, tuple(a for axes in layout.examples for a in axes))
 
-    specs = layout.specs(rows, shared)
-
-    def laid(x, spec):
-        return reshard(x, NamedSharding(mesh, spec))
-
-    args = jax.tree.map(laid, (rows, shared), specs)
-    found = jax.shard_map(
-        part,
-        mesh=mesh,
-        in_specs=specs,
-        out_specs=outputs(PartitionSpec(*layout.examples)),
-        axis_names=explicit,
-    )(*args)
+    specs, out = layout.specs(rows, shared), outputs(PartitionSpec(*layout.examples))
+    found = meshes.by_device(part, (rows, shared), typed[0], specs, out)
     given = PartitionSpec(*jax.typeof(rows.inputs).sharding.spec[: len(rows.shape)])
-    return jax.tree.map(laid, found, outputs(given))
+    return meshes.laid(found, meshes.explicit_axes(typed[0])[0], outputs(given))
 
 
 def _layout(rows: Rows, shared: Shared) -> Layout:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec, reshard
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, meshes, xla
@@ -91,18 +91,17 @@ def batched(f: Callable[[Sequences], Any], sequences: Sequences) -> Any:
     shape = sequences.bad.shape
     if len(shape) == 1:
         return f(sequences)
-    mesh, explicit = meshes.explicit_axes(sequences.frames)
-    if explicit and len(shape) > 1:  # Merged, the dimensions could not stay where they are.
-        spec = PartitionSpec(*jax.typeof(sequences.frames).sharding.spec[: len(shape)])
-        laid = jax.tree.map(lambda x: reshard(x, NamedSharding(mesh, spec)), sequences)
-        each = functools.partial(batched, f)
-        return jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec, axis_names=explicit)(
-            laid
-        )
-    if meshes.spread() > 1 and len(shape) > 1:
-        for _ in shape[1:]:
-            f = jax.vmap(f)
-        return f(sequences)
+    if len(shape) > 1:  # Merged, dimensions that are spread could not stay where they are.
+        frames = sequences.frames
+        if meshes.explicit_axes(frames)[1]:
+            spec = PartitionSpec(*jax.typeof(frames).sharding.spec[: len(shape)])
+            specs = jax.tree.map(lambda _: spec, (sequences,))
+            each = functools.partial(batched, f)
+            return meshes.by_device(each, (sequences,), frames, specs, spec)
+        if meshes.spread() > 1:
+            for _ in shape[1:]:
+                f = jax.vmap(f)
+            return f(sequences)
     merged = jax.tree.map(lambda x: x.reshape(math.prod(shape), *x.shape[len(shape) :]), sequences)
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), f(merged))
 
