@@ -25,19 +25,14 @@ import jax
 import numpy as np
 import pytest
 
+# Python would look again and again through all that JAX keeps: a seventh of the time.
+gc.set_threshold(100_000)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # Live parity is an extra: torch need not be there.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch_live.py"]
-
-
-def pytest_collection_finish():
-    """Spares Python to look again and again through all that JAX keeps: a seventh of the time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000)
 
 
 @pytest.fixture
