@@ -40,8 +40,12 @@ def are_in_force(x: jax.Array) -> bool:
 
 
 def laid(arrays: T, mesh: Any, specs: Any) -> T:
-    """The arrays, each as the specification in its place says."""
-    return jax.tree.map(lambda x, spec: reshard(x, NamedSharding(mesh, spec)), arrays, specs)
+    """The arrays, all that stand in the place of a specification as that says."""
+
+    def part(spec, arrays):
+        return jax.tree.map(lambda x: reshard(x, NamedSharding(mesh, spec)), arrays)
+
+    return jax.tree.map(part, specs, arrays)
 
 
 def by_device(f: Callable[..., Any], arrays: tuple, like: jax.Array, specs: Any, out: Any) -> Any:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 P = TypeVar("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -188,12 +189,12 @@ def sum_where(
 
 
 def linear(
-    f: Callable[[P, T], jax.Array],
-    transpose: Callable[[P, jax.Array], T],
+    f: Callable[[P, T], R],
+    transpose: Callable[[P, R], T],
     given: P,
     x: T,
-    like: jax.Array,
-) -> jax.Array:
+    like: R,
+) -> R:
     """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
 
     The transpose that JAX makes of a gather is a scatter, and that of a loop over blocks keeps
@@ -207,20 +208,21 @@ def linear(
 
     def equation(both):
         x, y = both
-        one = tied(jnp.ones((), like.dtype), given)
-        return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, y - f(given, x)))
+        one = tied(jnp.ones(()), given)
+        rest = jax.tree.map(jnp.subtract, y, f(given, x))
+        return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, rest))
 
     def solve(_, right):
         x, y = right
-        return x, y + f(given, x)
+        return x, jax.tree.map(jnp.add, y, f(given, x))
 
     def transposed_solve(_, right):
         x, y = right
         return jax.tree.map(jnp.add, x, transpose(given, y)), y
 
-    right = x, tied(jnp.zeros_like(like), x)
+    right = x, jax.tree.map(lambda z: tied(jnp.zeros_like(z), x), like)
     x, y = lax.custom_linear_solve(equation, right, solve, transposed_solve)
-    return tied(y, x)
+    return jax.tree.map(lambda z: tied(z, x), y)
 
 
 def apart(x: jax.Array) -> jax.Array:

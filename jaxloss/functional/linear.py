@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks
 from jaxloss._base.reduction import Reduction
 from jaxloss.core.linear import loss as core
+from jaxloss.core.linear.examples import of_examples
 from jaxloss.core.linear.problem import How
 from jaxloss.functional._torch import present, reduced, torch_function
 
@@ -118,9 +119,9 @@ def linear_cross_entropy(
             class_weights=weight,
             label_smoothing=label_smoothing,
         )
-        problem, copies = (rows, shared, How(), chunk_size), math.prod(places)
+        problem, copies = (rows, shared, How(core.losses), chunk_size), math.prod(places)
         if reduction == "none":
-            return core.losses(*problem, copies=copies), None
+            return of_examples(*problem, copies=copies), None
         return core.sum_and_weights(*problem, copies=copies)
 
     args = linear_weight, linear_bias, target, where

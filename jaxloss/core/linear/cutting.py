@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jax import lax
 
 from jaxloss._base import checks, meshes
 from jaxloss.core.linear.problem import How, Rows, Shared
+
+T = TypeVar("T")
 
 # How many logits a block makes by default; and how many examples it has even if they make more, for
 # with these the products are limited by arithmetic rather than by reading and writing the kernel's
@@ -40,13 +43,18 @@ def cut(
     return jax.tree.map(divided, padded(rows, count)), how._replace(blocks=blocks)
 
 
-def whole(blocks: jax.Array, rows: Rows) -> jax.Array:
-    """One number per example, as the examples were before `cut`."""
+def whole(blocks: T, rows: Rows) -> T:
+    """What there is of each example, with the examples as they were before `cut`."""
     shape = _flat_shape(rows.shape)
     axis = _longest(shape)
-    x = jnp.moveaxis(blocks, 0, axis if meshes.is_local() else axis + 1)
-    x = x.reshape(*shape[:axis], -1, *shape[axis + 1 :])
-    return lax.slice_in_dim(x, 0, shape[axis], axis=axis).reshape(rows.shape)
+
+    def joined(x):
+        rest = x.shape[1 + len(shape) :]
+        x = jnp.moveaxis(x, 0, axis if meshes.is_local() else axis + 1)
+        x = x.reshape(*shape[:axis], -1, *shape[axis + 1 :], *rest)
+        return lax.slice_in_dim(x, 0, shape[axis], axis=axis).reshape(*rows.shape, *rest)
+
+    return jax.tree.map(joined, blocks)
 
 
 def _longest(shape: tuple[int, ...]) -> int:
@@ -80,11 +88,11 @@ def _counts(
     rows: Rows, shared: Shared, how: How, chunk_size: int | None, copies: int
 ) -> tuple[int, int]:
     """In how many blocks the examples go through, and how many of these make a portion."""
-    examples, features = math.prod(rows.shape), max(1, shared.kernel.shape[1])
+    examples, features = math.prod(rows.shape), max(1, shared.kernels[0].shape[1])
     # Each device has its share of a block.
     most = max(rows.shape) // math.gcd(max(rows.shape), meshes.spread())
     count = portions = min(fewest(rows, shared, chunk_size, copies), max(1, most))
-    if chunk_size is None and how.rounds(rows.inputs):
+    if chunk_size is None and any(map(how.rounds, rows.inputs)):
         # The gradients of so many logits are as large as the kernel in float32, which is needed
         # besides only if they are more.
         at_once = -(-copies * examples // meshes.spread())
@@ -95,7 +103,7 @@ def _counts(
 
 def fewest(rows: Rows, shared: Shared, chunk_size: int | None, copies: int) -> int:
     """In how many blocks the examples go through at least."""
-    examples, (classes, features) = math.prod(rows.shape), shared.kernel.shape
+    examples, (classes, features) = math.prod(rows.shape), shared.kernels[0].shape
     if chunk_size is None:
         most = max(_BLOCK_LOGITS, classes * min(features, _BLOCK_EXAMPLES)) * meshes.spread()
         return max(1, -(-copies * examples * classes // most))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,12 +11,15 @@ from jax.lax import PrecisionLike
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, meshes
+from jaxloss._base import checks, meshes, xla
 from jaxloss._base.call import public
 from jaxloss.core import cross_entropy
-from jaxloss.core.classes.axes import AxisName
+from jaxloss.core.classes.axes import AxisName, ClassAxes
+from jaxloss.core.classes.labels import locate, weights_at
 from jaxloss.core.linear import blocks, cutting, mesh
-from jaxloss.core.linear.problem import How, Rows, Shared
+from jaxloss.core.linear.examples import of_examples
+from jaxloss.core.linear.problem import How, Layer, Rows, Shared, along_last
+from jaxloss.core.linear.scanning import each
 
 # Where few examples take part: into how many blocks the batch is cut, so that some may be left out,
 # and of how many examples at least.
@@ -120,33 +125,55 @@ def linear_softmax_cross_entropy(
         z_loss=z_loss,
         axis_name=axis_name,
     )
-    return losses(rows, shared, How(axis_name, precision), chunk_size)
+    return of_examples(rows, shared, How(losses, axis_name, precision), chunk_size)
 
 
 def losses(
-    rows: Rows, shared: Shared, how: How, chunk_size: int | None, *, copies: int = 1
+    logits: tuple[jax.Array, ...],
+    labels: jax.Array | None,
+    terms: cross_entropy.Terms,
+    classes: ClassAxes,
 ) -> jax.Array:
-    """One loss per example; of `copies` vmapped ones, blocks are as much smaller."""
-
-    def found(rows, shared, how, axes):
-        cut, how = cutting.cut(rows, shared, how, chunk_size, copies)
-        return cutting.whole(blocks.losses(cut, shared, how), rows)
-
-    return mesh.by_device(found, rows, shared, how, lambda examples: examples)
+    """The objective: cross entropy of one layer's logits."""
+    (scores,) = logits
+    assert labels is not None
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return cross_entropy.losses_of_probabilities(scores, labels, None, terms, classes)
+    found = locate(labels, scores, classes)
+    return cross_entropy.losses_of_labels(scores, found, None, terms, classes)
 
 
 def sum_and_weights(
     rows: Rows, shared: Shared, how: How, chunk_size: int | None, *, copies: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum of all losses, and the weight of each; `copies` as in `losses`."""
+    """The sum of all losses, and the weight of each; `copies` as in `of_examples`."""
 
     def found(rows, shared, how, axes):
         cut, how = cutting.cut(rows, shared, how, chunk_size, copies)
-        weights = cutting.whole(blocks.weights_of_rows(cut, shared, how), rows)
+        weights = cutting.whole(_weights(cut, shared, how), rows)
         total = blocks.sum_of_losses(cut, shared, how)
         return lax.psum(total, axes) if axes else total, weights
 
     return mesh.by_device(found, rows, shared, how, lambda examples: (PartitionSpec(), examples))
+
+
+def _weights(rows: Rows, shared: Shared, how: How) -> jax.Array:
+    """The weight of each example: that of its label's class, or 1; 0 where it takes no part."""
+
+    def block(rows):
+        wide = checks.wide(rows.inputs[0].dtype)
+        if jnp.issubdtype(rows.labels.dtype, jnp.floating):
+            return rows.present(xla.true_like(rows.labels[..., 0]).astype(wide))
+        scores: Any = jax.ShapeDtypeStruct((*rows.shape, len(shared.kernels[0])), wide)
+        classes = ClassAxes((len(rows.shape),), how.axis_name)
+        where = None if rows.where is None else rows.where[..., None]
+        found = locate(rows.labels, scores, classes, where)
+        weights = shared.terms.class_weights
+        if weights is None:
+            return classes.squeeze(found.present & ~found.bad).astype(wide)
+        return classes.squeeze(weights_at(found, along_last(weights, scores), classes))
+
+    return each(block, rows)
 
 
 def losses_of_few(
@@ -158,12 +185,13 @@ def losses_of_few(
         return linear_softmax_cross_entropy(inputs, kernel, labels, where=where)
     rows, shared = problem(inputs, kernel, labels, where=where)
     rows = cutting.flat(rows)
+    (examples,) = rows.shape
     count = max(
-        cutting.divisor_near(len(rows.inputs), cutting.fewest(rows, shared, None, 1)),
-        min(_SPARSE_BLOCKS, len(rows.inputs) // _SPARSE_BLOCK_EXAMPLES),
+        cutting.divisor_near(examples, cutting.fewest(rows, shared, None, 1)),
+        min(_SPARSE_BLOCKS, examples // _SPARSE_BLOCK_EXAMPLES),
         1,
     )
-    return blocks.losses_of_few(rows, shared, How(), count).reshape(labels.shape)
+    return blocks.results_of_few(rows, shared, How(losses), count).reshape(labels.shape)
 
 
 def problem(
@@ -179,51 +207,28 @@ def problem(
     axis_name=None,
 ) -> tuple[Rows, Shared]:
     """Checks the arguments, which are those of `linear_softmax_cross_entropy`."""
-    inputs, kernel = checks.operands(inputs=inputs, kernel=kernel)
-    like = jnp.zeros((), checks.wide(inputs.dtype))  # What is no operand has its dtype.
-    if not inputs.ndim:
-        checks.fail(ValueError, "inputs", "have shape (..., D)", inputs.shape)
-    features = inputs.shape[-1]
-    if kernel.ndim != 2 or kernel.shape[1] != features:
-        checks.fail(ValueError, "kernel", f"have shape (C, {features})", kernel.shape)
-    if not len(kernel):
-        checks.fail(ValueError, "kernel", "hold a row for at least one class", kernel.shape)
-    classes = len(kernel)
-    per_class = {
-        name: checks.follower(name, value, like)
-        for name, value in {"bias": bias, "class_weights": class_weights}.items()
-    }
-    for name, value in per_class.items():
-        if value is not None and value.shape != (classes,):
-            checks.fail(ValueError, name, f"have shape ({classes},)", value.shape)
-    where = checks.mask(where, "inputs", inputs)
-    if where is not None:
-        if where.shape[-1] != 1:
-            checks.fail(ValueError, "where", "have size 1 along the features", where.shape)
-        where = jnp.broadcast_to(where[..., 0], inputs.shape[:-1])
-    labels = _labels(labels, inputs, classes, where, axis_name)
+    layer = Layer.of(inputs, kernel, bias)
+    taking_part = layer.mask(where)
     terms = cross_entropy.Terms(
-        per_class["class_weights"],
-        cross_entropy.factor("label_smoothing", label_smoothing, like),
-        cross_entropy.factor("z_loss", z_loss, like),
+        layer.per_class("class_weights", class_weights),
+        cross_entropy.factor("label_smoothing", label_smoothing, layer.wide),
+        cross_entropy.factor("z_loss", z_loss, layer.wide),
     )
-    return Rows(inputs, labels, where), Shared(kernel, per_class["bias"], terms)
+    labels = _labels(labels, layer, taking_part, axis_name)
+    rows = Rows((layer.inputs,), labels, taking_part)
+    return rows, Shared((layer.kernel,), (layer.bias,), terms)
 
 
-def _labels(labels, inputs, classes, where, axis_name):
+def _labels(labels, layer, where, axis_name):
     labels = jnp.asarray(labels)
-    shape = inputs.shape[:-1]
-    if jnp.issubdtype(labels.dtype, jnp.floating):
-        if labels.shape != (*shape, classes):
-            rule = f"have shape {(*shape, classes)}, as class probabilities"
-            checks.fail(ValueError, "labels", rule, labels.shape)
-        where = where if where is None else where[..., None]
-        within = (labels >= 0) & (labels <= 1)
-        checks.require(within, "labels", "be probabilities in [0, 1]", where)
-        return labels.astype(checks.wide(inputs.dtype))
-    labels = checks.labels("labels", labels, shape)
-    if axis_name is not None:
-        classes = classes * lax.axis_size(axis_name)
-    rule = f"be a class in [0, {classes}) that takes part"
-    checks.require((labels >= 0) & (labels < classes), "labels", rule, where)
-    return labels
+    if not jnp.issubdtype(labels.dtype, jnp.floating):
+        labels = checks.labels("labels", labels, layer.batch_shape)
+        return layer.known(labels, where, axis_name)
+    shape = (*layer.batch_shape, len(layer.kernel))
+    if labels.shape != shape:
+        rule = f"have shape {shape}, as class probabilities"
+        checks.fail(ValueError, "labels", rule, labels.shape)
+    where = where if where is None else where[..., None]
+    within = (labels >= 0) & (labels <= 1)
+    checks.require(within, "labels", "be probabilities in [0, 1]", where)
+    return labels.astype(layer.wide.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
@@ -20,7 +21,7 @@ class Layout(NamedTuple):
 
     examples: tuple[Axes, ...]  # Of each dimension of examples.
     classes: Axes
-    features: Axes  # Of the kernel, where examples are spread over them as well.
+    features: tuple[Axes, ...]  # Of each kernel, where examples are spread over them as well.
 
     def specs(self, rows: Rows, shared: Shared) -> Any:
         """A specification in the place of each array."""
@@ -31,10 +32,11 @@ class Layout(NamedTuple):
         def of_classes(x: jax.Array) -> Any:
             return PartitionSpec(*[self.classes][: x.ndim])
 
-        labels = of_examples(rows.labels, self.classes)
-        rows = jax.tree.map(of_examples, rows)._replace(labels=labels)
-        kernel: Any = PartitionSpec(self.classes, self.features)
-        return rows, jax.tree.map(of_classes, shared)._replace(kernel=kernel)
+        specs = jax.tree.map(of_examples, rows)
+        if rows.labels is not None and jnp.issubdtype(rows.labels.dtype, jnp.floating):
+            specs = specs._replace(labels=of_examples(rows.labels, self.classes))
+        kernels: Any = tuple(PartitionSpec(self.classes, axes) for axes in self.features)
+        return specs, jax.tree.map(of_classes, shared)._replace(kernels=kernels)
 
 
 def by_device(
@@ -47,33 +49,40 @@ def by_device(
     """f(rows, shared, how, axes of the examples), for each device's part of the problem.
 
     The kernel's classes stay where they are, and so do the examples, except that those which
-    share a mesh axis with the classes are gathered over it. What comes out is laid as `outputs`
+    share a mesh axis with the classes are gathered over it. Where there are two layers, the second
+    is laid as the first. What comes out is laid as `outputs`
     says, given the specification of one number per example.
     """
-    typed = [x for x in (rows.inputs, shared.kernel) if meshes.explicit_axes(x)[1]]
+    typed = [x for x in (*rows.inputs, *shared.kernels) if meshes.explicit_axes(x)[1]]
     if not typed:
         return f(rows, shared, how, ())
     layout = _layout(rows, shared)
 
     def part(rows, shared):
-        if layout.features:  # Here, so that devices add up and scatter its gradient at once.
-            whole = lax.all_gather(shared.kernel, layout.features, axis=1, tiled=True)
-            shared = shared._replace(kernel=whole)
+        # Here, so that devices add up and scatter a kernel's gradient at once.
+        kernels = tuple(
+            lax.all_gather(kernel, axes, axis=1, tiled=True) if axes else kernel
+            for kernel, axes in zip(shared.kernels, layout.features, strict=True)
+        )
+        shared = shared._replace(kernels=kernels)
         inner = how._replace(axis_name=(*how.axes, *layout.classes) or None)
         return f(rows, shared, inner, tuple(a for axes in layout.examples for a in axes))
 
     specs, out = layout.specs(rows, shared), outputs(PartitionSpec(*layout.examples))
     found = meshes.by_device(part, (rows, shared), typed[0], specs, out)
-    given = PartitionSpec(*jax.typeof(rows.inputs).sharding.spec[: len(rows.shape)])
+    given = PartitionSpec(*jax.typeof(rows.inputs[0]).sharding.spec[: len(rows.shape)])
     return meshes.laid(found, meshes.explicit_axes(typed[0])[0], outputs(given))
 
 
 def _layout(rows: Rows, shared: Shared) -> Layout:
-    classes, features = (_axes(shared.kernel, d) for d in range(2))
+    inputs, classes = rows.inputs[0], _axes(shared.kernels[0], 0)
     examples = tuple(
-        tuple(a for a in _axes(rows.inputs, d) if a not in classes) for d in range(len(rows.shape))
+        tuple(a for a in _axes(inputs, d) if a not in classes) for d in range(len(rows.shape))
     )
-    features = tuple(a for a in features if any(a in axes for axes in examples))
+    features = tuple(
+        tuple(a for a in _axes(kernel, 1) if any(a in axes for axes in examples))
+        for kernel in shared.kernels
+    )
     return Layout(examples, classes, features)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 T = TypeVar("T")
@@ -25,6 +26,12 @@ def partition(tree: T, moving: Any) -> tuple[T, T]:
 def combine(tree: T, rest: T) -> T:
     """The tree of which `partition` made two."""
     return jax.tree.map(lambda x, y: y if x is None else x, tree, rest, is_leaf=_is_none)
+
+
+def differentiable(tree: T) -> tuple[T, T]:
+    """The leaves that are floating-point, and the others."""
+    moving = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
+    return partition(tree, moving)
 
 
 def _is_zero(x: object) -> bool:

@@ -1,41 +1,61 @@
-"""What a linear loss is made from: examples, what they share, and how it is to be computed."""
+"""What is asked of a linear layer's outputs: examples, what they share, and how to compute it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.lax import PrecisionLike
+from jax.typing import ArrayLike
 
-from jaxloss.core import cross_entropy
-from jaxloss.core.classes.axes import AxisName
+from jaxloss._base import checks
+from jaxloss.core.classes.axes import AxisName, ClassAxes
 
 
 class Rows(NamedTuple):
     """Examples, of one dimension N or of several; in blocks, (blocks, N of a block)."""
 
-    inputs: jax.Array  # (N, D)
-    labels: jax.Array  # (N,) class indices, or (N, C) class probabilities.
+    inputs: tuple[jax.Array, ...]  # (N, D), for each layer.
+    labels: jax.Array | None  # (N,) or (N, K) class indices, or (N, C) class probabilities.
     where: jax.Array | None  # (N,), which of them take part.
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.inputs.shape[:-1]
+        return self.inputs[0].shape[:-1]
+
+    def present(self, x: jax.Array) -> jax.Array:
+        """0 for the examples that take no part; a mask of the logits is not needed then."""
+        where = self.where
+        if where is None:
+            return x
+        return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
 
 
 class Shared(NamedTuple):
     """What all examples have in common."""
 
-    kernel: jax.Array  # (C, D)
-    bias: jax.Array | None  # (C,)
-    terms: cross_entropy.Terms
+    kernels: tuple[jax.Array, ...]  # (C, D), of each layer.
+    biases: tuple[jax.Array | None, ...]  # (C,)
+    terms: Any  # What else the objective is given: a tuple of numbers and of arrays (C,).
+
+
+def along_last(x: jax.Array, like: jax.Array) -> jax.Array:
+    """One number per class, with as many dimensions as `like` has."""
+    return x.reshape((1,) * (like.ndim - 1) + x.shape)
+
+
+# What becomes of (the logits of every layer, labels, terms laid along the classes, classes): one
+# result per example, or a tuple of them. Those that are not floating-point have no derivative.
+Objective = Callable[[tuple[jax.Array, ...], jax.Array | None, Any, ClassAxes], Any]
 
 
 class How(NamedTuple):
     """What shapes the computation."""
 
+    objective: Objective
     axis_name: AxisName = None
     precision: PrecisionLike = None  # Of every product.
     blocks: int = 1  # Of a portion of the examples, whose products are made at once.
@@ -55,3 +75,69 @@ class How(NamedTuple):
         asked = precision if isinstance(precision, tuple) else (precision,)
         exact = {"highest", "float32", lax.Precision.HIGHEST}
         return jnp.finfo(operands.dtype).bits < 32 and exact.isdisjoint(asked)
+
+
+class Layer(NamedTuple):
+    """A linear layer whose arguments are checked."""
+
+    inputs: jax.Array  # (..., D)
+    kernel: jax.Array  # (C, D)
+    bias: jax.Array | None  # (C,)
+
+    @classmethod
+    def of(
+        cls, inputs: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, prefix: str = ""
+    ) -> Layer:
+        """Checks what a caller passed as arguments whose names begin with `prefix`."""
+        names = [prefix + name for name in ("inputs", "kernel", "bias")]
+        inputs, kernel = checks.operands(**dict(zip(names, (inputs, kernel), strict=False)))
+        if not inputs.ndim:
+            checks.fail(ValueError, names[0], "have shape (..., D)", inputs.shape)
+        features = inputs.shape[-1]
+        if kernel.ndim != 2 or kernel.shape[1] != features:
+            checks.fail(ValueError, names[1], f"have shape (C, {features})", kernel.shape)
+        if not len(kernel):
+            checks.fail(ValueError, names[1], "hold a row for at least one class", kernel.shape)
+        layer = cls(inputs, kernel, None)
+        return layer._replace(bias=layer.per_class(names[2], bias))
+
+    @property
+    def wide(self) -> jax.Array:
+        """What is no operand of a product has the dtype of this."""
+        return jnp.zeros((), checks.wide(self.inputs.dtype))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.inputs.shape[:-1]
+
+    def per_class(self, name: str, value: ArrayLike | None) -> jax.Array | None:
+        """One number for each class."""
+        value, shape = checks.follower(name, value, self.wide), (len(self.kernel),)
+        if value is not None and value.shape != shape:
+            checks.fail(ValueError, name, f"have shape {shape}", value.shape)
+        return value
+
+    def mask(self, where: ArrayLike | None) -> jax.Array | None:
+        """Which of the examples take part."""
+        where = checks.mask(where, "inputs", self.inputs)
+        if where is None:
+            return None
+        if where.shape[-1] != 1:
+            checks.fail(ValueError, "where", "have size 1 along the features", where.shape)
+        return jnp.broadcast_to(where[..., 0], self.batch_shape)
+
+    def known(
+        self,
+        labels: jax.Array,
+        where: jax.Array | None,
+        axis_name: AxisName,
+    ) -> jax.Array:
+        """The labels, class indices of the examples, each of which is one of the classes."""
+        classes = len(self.kernel)
+        if axis_name is not None:
+            classes = classes * lax.axis_size(axis_name)
+        rule = f"be a class in [0, {classes}) that takes part"
+        if where is not None:
+            where = where.reshape(where.shape + (1,) * (labels.ndim - where.ndim))
+        checks.require((labels >= 0) & (labels < classes), "labels", rule, where)
+        return labels
