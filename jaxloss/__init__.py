@@ -48,6 +48,9 @@ from jaxloss.core.likelihood import poisson_nll_loss as poisson_nll_loss
 from jaxloss.core.linear.loss import (
     linear_softmax_cross_entropy as linear_softmax_cross_entropy,
 )
+from jaxloss.core.linear.statistics import (
+    linear_softmax_statistics as linear_softmax_statistics,
+)
 from jaxloss.core.margin import hinge_embedding_loss as hinge_embedding_loss
 from jaxloss.core.margin import margin_ranking_loss as margin_ranking_loss
 from jaxloss.core.margin import multi_margin_loss as multi_margin_loss

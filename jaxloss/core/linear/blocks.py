@@ -13,14 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.dtypes import float0
 
 from jaxloss._base import checks, meshes, xla
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.linear.cutting import padded
-from jaxloss.core.linear.partition import combine, differentiable, partition, tangents_of
+from jaxloss.core.linear.partition import combine, differentiable, partition, tangents_of, unmoved
 from jaxloss.core.linear.problem import How, Rows, Shared, along_last
 from jaxloss.core.linear.products import Slope, add_to_kernel, product, to_inputs
 from jaxloss.core.linear.scanning import each, scan
@@ -116,7 +114,7 @@ def _of_blocks_jvp(how, sparse, primals, tangents):
 
         dot = xla.linear(share, gradients, primals, dots, meshes.varying(smooth, primals))
         dot = lax.psum(dot, how.axis_name)
-    return found, combine(dot, jax.tree.map(lambda x: np.zeros(x.shape, float0), others))
+    return found, combine(dot, unmoved(others))
 
 
 _of_blocks.defjvp(_of_blocks_jvp, symbolic_zeros=True)

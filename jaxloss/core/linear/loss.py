@@ -30,7 +30,7 @@ _SPARSE_BLOCK_EXAMPLES = 64
 @public(
     static=("chunk_size", "precision", "axis_name"),
     labels=("labels",),
-    domain={"label_smoothing": checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION, "softcap": checks.POSITIVE},
     absent_at_default=("label_smoothing", "z_loss"),
 )
 def linear_softmax_cross_entropy(
@@ -43,6 +43,7 @@ def linear_softmax_cross_entropy(
     class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
+    softcap: ArrayLike | None = None,
     chunk_size: int | None = None,
     precision: PrecisionLike = None,
     axis_name: AxisName = None,
@@ -86,6 +87,7 @@ def linear_softmax_cross_entropy(
       class_weights: one weight per class, shape (C,).
       label_smoothing: the share of the label spread evenly over the classes, in [0, 1].
       z_loss: factor of the squared log normalizer, which keeps it near 0.
+      softcap: a positive number, the bound of logits, which become softcap·tanh(logits / softcap).
       chunk_size: bounds the memory: the logits that exist at a time are about as many as
         `chunk_size` classes have for all examples, and at least those of one example. By default
         4 million, or those of min(D, 1024) examples where that is more.
@@ -99,7 +101,7 @@ def linear_softmax_cross_entropy(
 
     Raises:
       TypeError: `inputs` is not floating-point, or `labels` neither integer nor floating-point.
-      ValueError: the shapes, `label_smoothing` or `chunk_size` do not fit.
+      ValueError: the shapes, `label_smoothing`, `softcap` or `chunk_size` do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -123,6 +125,7 @@ def linear_softmax_cross_entropy(
         class_weights=class_weights,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        softcap=softcap,
         axis_name=axis_name,
     )
     return of_examples(rows, shared, How(losses, axis_name, precision), chunk_size)
@@ -204,6 +207,7 @@ def problem(
     class_weights=None,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
+    softcap=None,
     axis_name=None,
 ) -> tuple[Rows, Shared]:
     """Checks the arguments, which are those of `linear_softmax_cross_entropy`."""
@@ -213,6 +217,7 @@ def problem(
         layer.per_class("class_weights", class_weights),
         cross_entropy.factor("label_smoothing", label_smoothing, layer.wide),
         cross_entropy.factor("z_loss", z_loss, layer.wide),
+        cross_entropy.factor("softcap", softcap, layer.wide, absent=None),
     )
     labels = _labels(labels, layer, taking_part, axis_name)
     rows = Rows((layer.inputs,), labels, taking_part)

@@ -34,6 +34,11 @@ def differentiable(tree: T) -> tuple[T, T]:
     return partition(tree, moving)
 
 
+def unmoved(tree: T) -> T:
+    """The tangents of leaves that have none."""
+    return jax.tree.map(lambda x: SymbolicZero(jax.typeof(x).to_tangent_aval()), tree)
+
+
 def _is_zero(x: object) -> bool:
     return isinstance(x, SymbolicZero)
 

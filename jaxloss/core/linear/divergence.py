@@ -1,0 +1,125 @@
+"""How far a linear layer's softmax is from a teacher's, neither's logits ever held whole."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+
+import jax
+from jax.lax import PrecisionLike
+from jax.typing import ArrayLike
+
+from jaxloss._base import checks
+from jaxloss._base.call import public
+from jaxloss.core.classes.axes import AxisName, ClassAxes
+from jaxloss.core.linear.examples import of_examples
+from jaxloss.core.linear.problem import How, Layer, Rows, Shared
+from jaxloss.core.linear.statistics import Terms
+from jaxloss.core.statistics import divergence_of
+
+
+@public(
+    static=("beta", "chunk_size", "precision", "axis_name"),
+    domain={"temperature": checks.POSITIVE, "softcap": checks.POSITIVE},
+    absent_at_default=("temperature",),
+)
+def linear_softmax_divergence(
+    inputs: ArrayLike,
+    kernel: ArrayLike,
+    teacher_inputs: ArrayLike,
+    teacher_kernel: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    teacher_bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    beta: float = 0.0,
+    softcap: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    precision: PrecisionLike = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """Generalized Jensen-Shannon divergence of a teacher P and a student Q, two linear layers.
+
+    loss = β KL(P ‖ M) + (1-β) KL(Q ‖ M), M = β P + (1-β) Q; at β = 0 it is KL(P ‖ Q), the usual
+    distillation, and at β = 1 KL(Q ‖ P). P and Q are the softmax of each layer's `inputs @ kernel.T
+    + bias`, of which only a few rows exist at a time, in either direction of differentiation.
+
+    At least 0, and accurate to rounding where the two agree. A class that both exclude by a logit
+    of -inf is absent; where only the student does, KL(P ‖ Q) is +inf with a finite gradient. The
+    teacher has a gradient like any argument; one that nobody asks for costs nothing. Nothing is
+    multiplied by the temperature squared.
+
+    Of half operands, blocks and meshes, see `linear_softmax_cross_entropy`; on explicit meshes the
+    teacher is laid as the student.
+
+    Args:
+      inputs: floating-point array (..., D), the student's features.
+      kernel: (C, D), the student's weights, one row per class.
+      teacher_inputs: (..., D'), the teacher's features; D' may be another number.
+      teacher_kernel: (C, D'), the teacher's weights for the same classes.
+      bias: (C,), the student's.
+      teacher_bias: (C,), the teacher's.
+      where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.
+        The others have loss and gradient 0, whatever student and teacher hold.
+      temperature: by which the logits of both are divided, after the soft cap; positive.
+      beta: β in [0, 1], a Python number.
+      softcap: logits of both become softcap · tanh(logits / softcap); positive.
+      chunk_size: bounds the memory: the logits of each that exist at a time are about as many as
+        `chunk_size` classes have for all examples, and at least those of one example.
+      precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
+        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; kernels
+        and biases are then the local part.
+
+    Returns:
+      One loss per example, shape (...); at least float32.
+
+    Raises:
+      TypeError: an argument is not floating-point.
+      ValueError: the shapes, `temperature`, `softcap`, `beta` or `chunk_size` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> inputs = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+      >>> kernel = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+      >>> print(jaxloss.linear_softmax_divergence(inputs, kernel, inputs, 2 * kernel))
+      [0.1017 0.1204]
+
+    Source: Agarwal et al., On-Policy Distillation of Language Models, arXiv:2306.13649; Hinton et
+    al., arXiv:1503.02531.
+    """
+    student = Layer.of(inputs, kernel, bias)
+    teacher = Layer.of(teacher_inputs, teacher_kernel, teacher_bias, "teacher_")
+    if teacher.batch_shape != student.batch_shape:
+        shape = student.batch_shape
+        rule = f"have shape {shape} before its features, as `inputs` has"
+        checks.fail(ValueError, "teacher_inputs", rule, teacher.inputs.shape)
+    if len(teacher.kernel) != len(student.kernel):
+        rule = f"hold a row for each of the {len(student.kernel)} classes of `kernel`"
+        checks.fail(ValueError, "teacher_kernel", rule, teacher.kernel.shape)
+    if not isinstance(beta, numbers.Real) or not 0 <= beta <= 1:
+        checks.fail(ValueError, "beta", "be a Python number in [0, 1]", beta)
+    layers = student, teacher
+    rows = Rows(tuple(layer.inputs for layer in layers), None, student.mask(where))
+    shared = Shared(
+        tuple(layer.kernel for layer in layers),
+        tuple(layer.bias for layer in layers),
+        Terms.of(temperature, softcap, student),
+    )
+    objective = functools.partial(_divergence, beta=float(beta))
+    return of_examples(rows, shared, How(objective, axis_name, precision), chunk_size)
+
+
+def _divergence(
+    logits: tuple[jax.Array, ...],
+    labels: jax.Array | None,
+    terms: Terms,
+    classes: ClassAxes,
+    *,
+    beta: float,
+) -> jax.Array:
+    student, teacher = logits
+    return divergence_of(student, teacher, None, terms.temperature, beta, terms.softcap, classes)
