@@ -96,7 +96,7 @@ def test_padding_has_no_gradient_and_a_bad_label_is_nan_in_its_row():
     np.testing.assert_allclose(spared, np.where(where, losses, 0), rtol=1e-6)
 
 
-def test_leading_dimensions_and_halves():
+def test_leading_dimensions():
     floats, rest = joined(np.float32)
     floats = [jnp.nan_to_num(x) for x in floats]
     many = in_blocks(*floats, rest)
@@ -105,19 +105,34 @@ def test_leading_dimensions_and_halves():
     np.testing.assert_allclose(stacked, np.stack([many, many]), rtol=1e-6)
     one = in_blocks(floats[0][0], floats[1][0], *floats[2:], [x[0] for x in rest])
     np.testing.assert_allclose(one, many[0], rtol=1e-6)
-    half = [x.astype(jnp.bfloat16) for x in floats]
 
-    def both(f, floats):
-        return jax.value_and_grad(lambda *a: f(*a, rest).sum(), (0, 1, 2, 3))(*floats)
 
-    value, slopes = both(in_blocks, half)
+@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16], ids=lambda h: h.__name__)
+def test_halves(half):
+    floats, rest = joined(np.float32)
+    floats = [jnp.nan_to_num(x).astype(half) for x in floats]
+
+    def both(f, **options):
+        def total(*floats):
+            return f(*floats, rest, **options).sum()
+
+        return jax.value_and_grad(total, (0, 1, 2, 3))
+
+    value, slopes = both(in_blocks, chunk_size=2)(*floats)
     assert value.dtype == jnp.float32
-    exact, gradients = both(whole, [x.astype(jnp.float32) for x in half])
-    np.testing.assert_allclose(value, exact, rtol=1e-3)  # tanh goes into the product in bfloat16.
+    exact, gradients = both(whole)(*(x.astype(jnp.float32) for x in floats))
+    bound = {jnp.bfloat16: 4e-3, jnp.float16: 5e-4}[half]
+    np.testing.assert_allclose(value, exact, rtol=bound)  # tanh is rounded before its product.
     for mine, wanted in zip(slopes, gradients, strict=True):
-        assert mine.dtype == jnp.bfloat16
+        assert mine.dtype == half
         error = np.linalg.norm(np.asarray(mine, np.float32) - wanted)
-        assert error < 1e-2 * np.linalg.norm(wanted)
+        assert error < 2 * bound * np.linalg.norm(wanted)
+    # Three products of halves, one of which the backward pass repeats; with the highest precision
+    # the gradient of the logits stays in float32.
+    name = {jnp.bfloat16: "bf16", jnp.float16: "f16"}[half]
+    assert set(hlo.products(both(in_blocks), *floats)) == {(name, name, "f32")}
+    exactly = both(in_blocks, precision="highest")
+    assert len(set(hlo.products(exactly, *floats))) > 1
 
 
 def test_the_logits_are_never_held_whole():

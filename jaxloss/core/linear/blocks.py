@@ -20,7 +20,7 @@ from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.linear.cutting import padded
 from jaxloss.core.linear.partition import combine, differentiable, partition, tangents_of, unmoved
 from jaxloss.core.linear.problem import How, Rows, Shared, along_last
-from jaxloss.core.linear.products import Slope, add_to_kernel, product, to_inputs
+from jaxloss.core.linear.products import Slope, add_to_kernel, is_narrow, product, to_inputs
 from jaxloss.core.linear.scanning import each, scan
 
 
@@ -175,7 +175,8 @@ def _results_and_gradients(
         parts, fixed = partition((rows, shared), moving)
         inputs = tuple(xla.apart(rows.present(x)) for x in rows.inputs)
         products = tuple(
-            product(x, kernel, how) for x, kernel in zip(inputs, shared.kernels, strict=True)
+            product(x, kernel, how.precision)
+            for x, kernel in zip(inputs, shared.kernels, strict=True)
         )
         own, others = partition(products, wanted)
 
@@ -190,7 +191,7 @@ def _results_and_gradients(
             factors = jax.tree.map(lambda x: meshes.agreed(x, how.axes), factors)
         to_rows, to_shared, slopes = backward(factors)
         slopes = tuple(
-            None if slope is None else Slope.of(slope, x, how)
+            None if slope is None else Slope.of(slope, x, how.precision)
             for slope, x in zip(slopes, inputs, strict=True)
         )
         so_far = jax.tree.map(jnp.add, so_far, to_shared._replace(kernels=None))
@@ -213,10 +214,15 @@ def _results_and_gradients(
                 # move.
                 inputs, slope = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (inputs, slope))
             if kernel_so_far is not None:
-                kernel_so_far = add_to_kernel(kernel_so_far, slope, inputs, how)
+                kernel_so_far = add_to_kernel(kernel_so_far, slope, inputs, how.precision)
             if x_moving is None:
                 return None, kernel_so_far
-            return rows.present(to_inputs(slope, kernel, how).reshape(x.shape)), kernel_so_far
+            of_inputs = rows.present(to_inputs(slope, kernel, how.precision).reshape(x.shape))
+            # What float16 cannot hold the mean may still divide; nor is it whole where devices
+            # share the classes.
+            if not (is_narrow(x) or how.axes):
+                of_inputs = of_inputs.astype(x.dtype)
+            return of_inputs, kernel_so_far
 
         layers = rows.inputs, shared.kernels, slopes, rows_moving.inputs, kernels
         of_inputs, kernels = zip(*map(operands, *layers), strict=True)
@@ -238,7 +244,7 @@ def _results_and_gradients(
 def _block(rows: Rows, shared: Shared, how: How) -> Any:
     """The results of one block."""
     products = tuple(
-        product(xla.apart(rows.present(x)), kernel, how)
+        product(xla.apart(rows.present(x)), kernel, how.precision)
         for x, kernel in zip(rows.inputs, shared.kernels, strict=True)
     )
     return _result(products, rows, shared, how)

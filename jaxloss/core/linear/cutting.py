@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxloss._base import checks, meshes
 from jaxloss.core.linear.problem import How, Rows, Shared
+from jaxloss.core.linear.products import rounds
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ def _counts(
     # Each device has its share of a block.
     most = max(rows.shape) // math.gcd(max(rows.shape), meshes.spread())
     count = portions = min(fewest(rows, shared, chunk_size, copies), max(1, most))
-    if chunk_size is None and any(map(how.rounds, rows.inputs)):
+    if chunk_size is None and any(rounds(x, how.precision) for x in rows.inputs):
         # The gradients of so many logits are as large as the kernel in float32, which is needed
         # besides only if they are more.
         at_once = -(-copies * examples // meshes.spread())

@@ -66,16 +66,6 @@ class How(NamedTuple):
         names = self.axis_name
         return () if names is None else (names,) if isinstance(names, str) else names
 
-    def rounds(self, operands: jax.Array) -> bool:
-        """Whether what goes back through a product is rounded to the dtype of its operands."""
-        precision = self.precision
-        if precision is None:
-            # JAX defines its options at run time only.
-            precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-        asked = precision if isinstance(precision, tuple) else (precision,)
-        exact = {"highest", "float32", lax.Precision.HIGHEST}
-        return jnp.finfo(operands.dtype).bits < 32 and exact.isdisjoint(asked)
-
 
 class Layer(NamedTuple):
     """A linear layer whose arguments are checked."""

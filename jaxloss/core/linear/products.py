@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.lax import PrecisionLike
 
-from jaxloss._base import checks
-from jaxloss.core.linear.problem import How
+from jaxloss._base import checks, meshes, xla
 
 
-def product(inputs: jax.Array, kernel: jax.Array, how: How) -> jax.Array:
+def product(inputs: jax.Array, kernel: jax.Array, precision: PrecisionLike) -> jax.Array:
     """inputs @ kernel.T; of half operands, summed in float32."""
-    return _dot(inputs, kernel, 1, how)
+    return _dot(inputs, kernel, 1, precision)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def product_as(
+    inputs: jax.Array, kernel: jax.Array, dtype: jnp.dtype, precision: PrecisionLike
+) -> jax.Array:
+    """`product` of float32 operands as operands of a half dtype, the derivatives left in float32.
+
+    So they can be summed over blocks and rounded once.
+    """
+    return product(inputs.astype(dtype), kernel.astype(dtype), precision)
+
+
+@product_as.defjvp
+def _product_as_jvp(dtype, precision, primals, tangents):
+    found = product_as(*primals, dtype, precision)
+    primals, tangents = meshes.varying((primals, tangents), found)
+
+    def along(operands, dots):
+        (x, kernel), (x_dot, kernel_dot) = operands, dots
+        return product(x_dot, kernel, precision) + product(x, kernel_dot, precision)
+
+    def gradients(operands, gradient):
+        x, kernel = (operand.astype(dtype) for operand in operands)
+        slope = Slope.of(gradient, x, precision)
+        nothing = jnp.zeros_like(operands[1])
+        return to_inputs(slope, kernel, precision), add_to_kernel(nothing, slope, x, precision)
+
+    return found, xla.linear(along, gradients, primals, tangents, found)
+
+
+def rounds(operands: jax.Array, precision: PrecisionLike) -> bool:
+    """Whether what goes back through a product is rounded to the dtype of its operands."""
+    if precision is None:
+        # JAX defines its options at run time only.
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    asked = precision if isinstance(precision, tuple) else (precision,)
+    exact = {"highest", "float32", lax.Precision.HIGHEST}
+    return jnp.finfo(operands.dtype).bits < 32 and exact.isdisjoint(asked)
 
 
 class Slope(NamedTuple):
@@ -26,39 +66,37 @@ class Slope(NamedTuple):
     peak: jax.Array | None
 
     @classmethod
-    def of(cls, gradient: jax.Array, operands: jax.Array, how: How) -> Slope:
+    def of(cls, gradient: jax.Array, operands: jax.Array, precision: PrecisionLike) -> Slope:
         """The gradient, rounded to the dtype of the operands unless precision forbids."""
-        if not how.rounds(operands):
+        if not rounds(operands, precision):
             return cls(gradient, None)
         peak = None
-        if _is_narrow(operands):
+        if is_narrow(operands):
             # As a share of its peak float16 loses nothing of it.
             peak = jnp.max(jnp.abs(lax.stop_gradient(gradient)), -1, keepdims=True)
             gradient = gradient / _or_one(peak)
         return cls(gradient.astype(operands.dtype), peak)
 
 
-def to_inputs(slope: Slope, kernel: jax.Array, how: How) -> jax.Array:
-    """The gradient of the inputs; of half ones in float32 while it may have to be divided."""
-    gradient = _dot(slope.value, kernel, 0, how)
-    # What float16 cannot hold the mean may still divide.
-    if slope.peak is not None:
-        return gradient * _or_one(slope.peak)
-    # Nor is it whole where devices share the classes.
-    return gradient if _is_narrow(kernel) or how.axes else gradient.astype(kernel.dtype)
+def to_inputs(slope: Slope, kernel: jax.Array, precision: PrecisionLike) -> jax.Array:
+    """The gradient of the inputs, in float32 at least."""
+    gradient = _dot(slope.value, kernel, 0, precision)
+    return gradient if slope.peak is None else gradient * _or_one(slope.peak)
 
 
-def add_to_kernel(so_far: jax.Array, slope: Slope, inputs: jax.Array, how: How) -> jax.Array:
+def add_to_kernel(
+    so_far: jax.Array, slope: Slope, inputs: jax.Array, precision: PrecisionLike
+) -> jax.Array:
     """The gradient of the kernel, with what these inputs add to it."""
     if slope.peak is None:
-        return _add_product(so_far, slope.value, inputs, None, how)
+        return _add_product(so_far, slope.value, inputs, None, precision)
     wide = so_far.dtype
     scale = jnp.max(slope.peak, initial=float(jnp.finfo(wide).tiny))
     inputs = (slope.peak / scale * inputs.astype(wide)).astype(inputs.dtype)
-    return _add_product(so_far, slope.value, inputs, scale, how)
+    return _add_product(so_far, slope.value, inputs, scale, precision)
 
 
-def _is_narrow(operands: jax.Array) -> bool:
+def is_narrow(operands: jax.Array) -> bool:
     """Whether the dtype holds smaller powers than what is computed from it: float16."""
     return jnp.finfo(operands.dtype).maxexp < jnp.finfo(checks.wide(operands.dtype)).maxexp
 
@@ -67,30 +105,36 @@ def _or_one(peak: jax.Array) -> jax.Array:
     return jnp.where(peak == 0, 1, peak)
 
 
-def _dot(x: jax.Array, y: jax.Array, axis: int, how: How) -> jax.Array:
+def _dot(x: jax.Array, y: jax.Array, axis: int, precision: PrecisionLike) -> jax.Array:
     """The product over the last dimension of x and one of y, in float32 at least."""
-    return _products(x, y, ((x.ndim - 1,), (axis,)), how)
+    return _products(x, y, ((x.ndim - 1,), (axis,)), precision)
 
 
-def _products(x: jax.Array, y: jax.Array, contracting: tuple, how: How) -> jax.Array:
+def _products(
+    x: jax.Array, y: jax.Array, contracting: tuple, precision: PrecisionLike
+) -> jax.Array:
     return lax.dot_general(
         x,
         y,
         (contracting, ((), ())),
-        precision=how.precision,
+        precision=precision,
         preferred_element_type=checks.wide(x.dtype),
     )
 
 
 def _add_product(
-    so_far: jax.Array, slope: jax.Array, inputs: jax.Array, scale: jax.Array | None, how: How
+    so_far: jax.Array,
+    slope: jax.Array,
+    inputs: jax.Array,
+    scale: jax.Array | None,
+    precision: PrecisionLike,
 ) -> jax.Array:
     """so_far + slope.T @ inputs * scale, of float32 with no more besides than another `slope`."""
     *examples, features = inputs.shape
     size, leading = math.prod(examples), tuple(range(len(examples)))
 
     def add(so_far, inputs):
-        product = _products(slope, inputs, (leading, leading), how)
+        product = _products(slope, inputs, (leading, leading), precision)
         return so_far + (product if scale is None else scale * product)
 
     # Products of halves are for chips, which add in place.

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks
 from jaxloss._base.call import public
+from jaxloss.core.linear.products import product, product_as
 from jaxloss.core.sequences import batch, diagonals, rnnt
 from jaxloss.core.sequences.batch import Sequences
 from jaxloss.core.sequences.diagonals import Logarithm
@@ -136,18 +137,17 @@ def _losses(sequences, kernel, bias, fastemit, blank, chunk_size, precision):
     encodings = jnp.where(frames[..., None], encodings, 0)
     predictions = jnp.where(rows[..., None], predictions, 0)
     label = rnnt.next_labels(labels, present)
-    wide = checks.wide(kernel.dtype)
+    operands, wide = kernel.dtype, checks.wide(kernel.dtype)
+    # In float32 outside of the loop, which adds up their gradients.
+    predictions, kernel = predictions.astype(wide), kernel.astype(wide)
 
     @jax.checkpoint
     def factors(encodings, predictions, kernel, bias):
-        sums = encodings[:, :, None].astype(wide) + predictions[:, None].astype(wide)
-        logits = lax.dot_general(
-            jnp.tanh(sums).astype(kernel.dtype),
-            kernel,
-            (((3,), (1,)), ((), ())),
-            precision=precision,
-            preferred_element_type=wide,
-        )
+        joined = jnp.tanh(encodings[:, :, None].astype(wide) + predictions[:, None])
+        if operands == wide:
+            logits = product(joined, kernel, precision)
+        else:
+            logits = product_as(joined, kernel, operands, precision)
         logits = logits + bias[None, None, None]
         everywhere = jnp.ones(logits.shape[:3], bool)
         nodes = rnnt.nodes(logits, everywhere, label, blank, True)
