@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._base import xla
+from jaxloss._base import checks, xla
 from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.capping import Given
 
 
-def peak_of(
-    logits: jax.Array, given: jnp.dtype, where: jax.Array | None, classes: ClassAxes
-) -> tuple[jax.Array, jax.Array]:
-    """Each example's largest logit, 0 where none is finite; and which examples take part.
+def prepared(given: Given, classes: ClassAxes) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The scores; each example's peak, 0 where none is finite; which examples take part.
 
-    The logits are those of `capping.scaled`, of an array whose dtype was `given`.
+    The peak is made of that of the logits as they are, which saves capping all of them for it.
     """
-    peak = xla.maximum(classes.max, lax.stop_gradient(logits), given)
+    logits, where = given.logits, given.where
+    plain = given.masked(logits.astype(checks.wide(logits.dtype)), classes)
+    peak = xla.maximum(classes.max, lax.stop_gradient(plain), logits.dtype)
+    peak = lax.stop_gradient(given.scale(peak))
     present = xla.true_like(peak)
     if where is not None:
         present = classes.any(where)
-    return jnp.where(present & (peak > -jnp.inf), peak, 0), present
+    return given.scores(classes), jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
 
 def below_and_exp(
@@ -54,3 +58,24 @@ def log_of_sum(exps: jax.Array, classes: ClassAxes) -> tuple[jax.Array, jax.Arra
 def less_at_peak(x: jax.Array, at_peak: jax.Array, otherwise: float) -> jax.Array:
     """x - otherwise, but exactly 0 at the peak, with the derivative of x."""
     return x - jnp.where(at_peak, lax.stop_gradient(x), otherwise)
+
+
+class Softmax(NamedTuple):
+    """A softmax, as far below its peak as each class is."""
+
+    below: jax.Array  # scores - peak; exactly 0 at a class alone at the peak, and where it is -inf.
+    p: jax.Array
+    log_sum: jax.Array  # log Σ exp(scores - peak)
+    alone: jax.Array  # Whether one class is alone at the peak,
+    at_peak: jax.Array  # and which.
+
+    @classmethod
+    def of(
+        cls, scores: jax.Array, peak: jax.Array, present: jax.Array, classes: ClassAxes
+    ) -> Softmax:
+        """That of what `prepared` gives."""
+        below, exps = below_and_exp(scores, peak, present)
+        log_sum, alone = log_of_sum(exps, classes)
+        at_peak = alone & (below > -0.25)
+        below = less_at_peak(xla.filled(below > -jnp.inf, below, 0), at_peak, 0)
+        return cls(below, exps * jnp.exp(-log_sum), log_sum, alone, at_peak)
