@@ -45,6 +45,9 @@ from jaxloss.core.likelihood import kl_divergence as kl_divergence
 from jaxloss.core.likelihood import kl_divergence_with_log_targets as kl_divergence_with_log_targets
 from jaxloss.core.likelihood import negative_log_likelihood as negative_log_likelihood
 from jaxloss.core.likelihood import poisson_nll_loss as poisson_nll_loss
+from jaxloss.core.linear.divergence import (
+    linear_softmax_divergence as linear_softmax_divergence,
+)
 from jaxloss.core.linear.loss import (
     linear_softmax_cross_entropy as linear_softmax_cross_entropy,
 )

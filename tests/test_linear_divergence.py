@@ -73,7 +73,7 @@ def test_values_and_all_gradients(beta, everything, x64):
     floats = {name: jnp.asarray(value) for name, value in floats.items()}
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=N))
     wanted, pull_wanted = jax.vjp(lambda floats: by_formula(**floats, beta=beta), floats)
-    for chunk_size in (1, 3, None):
+    for chunk_size in (None,) if everything else (1, 3):
         f = functools.partial(ours, beta=beta, chunk_size=chunk_size)
         found, pull = jax.vjp(f, floats)
         check_close(found, wanted, rtol=1e-12)
@@ -85,7 +85,7 @@ def test_every_derivative(beta, x64):
     floats = {name: jnp.asarray(x) for name, x in (ARRAYS | BIASES | NUMBERS).items()}
 
     def total(f):
-        return lambda own: jnp.sum(f(floats | own) * jnp.arange(N))
+        return lambda own: jnp.sum(f(floats | own) * jnp.arange(1.0, N + 1))
 
     f = total(functools.partial(ours, beta=beta, chunk_size=2))
     g = total(lambda floats: by_formula(**floats, beta=beta))
@@ -133,32 +133,35 @@ def test_absent_examples(beta):
         check_close(gradient, references[name], rtol=2e-5, atol=1e-6)
 
 
-def compiled(moving, teacher=True):
-    shapes = {"inputs": (4096, 64), "kernel": (32768, 64)}
+def compiled(examples, classes, features, moving, **options):
+    shapes = {"inputs": (examples, features), "kernel": (classes, features)}
     shapes |= {f"teacher_{name}": shape for name, shape in shapes.items()}
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes.values()]
 
     def f(*args):
-        return ours(dict(zip(shapes, args, strict=True))).sum()
+        return ours(dict(zip(shapes, args, strict=True)), **options).sum()
 
     return hlo.optimised(jax.value_and_grad(f, moving), *args)
 
 
 def test_a_teacher_without_gradient_costs_none():
-    size = 2 * 4096 * 32768 * 64
-    # Two products for the values, two to make the logits again, two for each gradient.
-    assert hlo.cost(compiled((0, 1)), "flops") / size == pytest.approx(6, abs=0.7)
-    assert hlo.cost(compiled((0, 1, 2, 3)), "flops") / size == pytest.approx(8, abs=0.9)
+    def products(moving):
+        program = compiled(64, 128, 32, moving, chunk_size=128)
+        return [i.op for i in hlo.instructions(program)].count("dot")
+
+    # Two for the logits, of one block made once, and two for the gradients of each.
+    assert products((0, 1)) == 4
+    assert products((0, 1, 2, 3)) == 6
 
 
 def test_memory_is_at_most_twice_that_of_the_loss():
     def loss(x, w, y):
         return jaxloss.linear_softmax_cross_entropy(x, w, y).sum()
 
-    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4096, 64), (32768, 64))]
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4096, 64), (131072, 64))]
     labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
     reference = hlo.temporaries(hlo.optimised(jax.value_and_grad(loss, (0, 1)), *args, labels))
-    assert hlo.temporaries(compiled((0, 1))) <= 2 * reference
+    assert hlo.temporaries(compiled(4096, 131072, 64, (0, 1))) <= 2 * reference
 
 
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16], ids=lambda h: h.__name__)
@@ -214,6 +217,21 @@ def test_classes_and_examples_on_several_devices(door, beta):
         got = program(*args)
     check_close(got, wanted, rtol=2e-5, atol=2e-6)
     assert hlo.gathering(program) == []
+
+
+def test_a_teacher_of_another_width():
+    floats = {name: jnp.asarray(x, jnp.float32) for name, x in ARRAYS.items()}
+    few = {k: x.astype(jnp.bfloat16) if k.startswith("teacher") else x for k, x in floats.items()}
+    wide = {k: x.astype(jnp.float32) for k, x in few.items()}
+    np.testing.assert_allclose(ours(few), ours(wide), rtol=1e-5)
+    gradient = jax.grad(lambda floats: ours(floats).sum())(few)
+    assert {k: x.dtype for k, x in gradient.items()} == {k: x.dtype for k, x in few.items()}
+    with jax.enable_x64(True):
+        exact = {k: jnp.asarray(x) for k, x in ARRAYS.items()}
+        mixed = {k: x if k.startswith("teacher") else floats[k] for k, x in exact.items()}
+        losses = ours(mixed, temperature=2.0)
+        assert losses.dtype == jnp.float64
+        np.testing.assert_allclose(losses, by_formula(**exact, temperature=2.0), rtol=1e-5)
 
 
 def test_wrong_calls():

@@ -106,8 +106,9 @@ def fewest(rows: Rows, shared: Shared, chunk_size: int | None, copies: int) -> i
     """In how many blocks the examples go through at least."""
     examples, (classes, features) = math.prod(rows.shape), shared.kernels[0].shape
     if chunk_size is None:
-        most = max(_BLOCK_LOGITS, classes * min(features, _BLOCK_EXAMPLES)) * meshes.spread()
-        return max(1, -(-copies * examples * classes // most))
+        logits = classes * len(shared.kernels)  # Of each example.
+        most = max(_BLOCK_LOGITS, logits * min(features, _BLOCK_EXAMPLES)) * meshes.spread()
+        return max(1, -(-copies * examples * logits // most))
     if not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
         checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
     return -(-classes // chunk_size)

@@ -15,7 +15,7 @@ from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.linear.examples import of_examples
 from jaxloss.core.linear.problem import How, Layer, Rows, Shared
 from jaxloss.core.linear.statistics import Terms
-from jaxloss.core.statistics import divergence_of
+from jaxloss.core.softmax_divergence import divergence_of
 
 
 @public(
@@ -107,7 +107,7 @@ def linear_softmax_divergence(
     shared = Shared(
         tuple(layer.kernel for layer in layers),
         tuple(layer.bias for layer in layers),
-        Terms.of(temperature, softcap, student),
+        Terms.of(temperature, softcap, max(layers, key=lambda one: one.wide.dtype.itemsize)),
     )
     objective = functools.partial(_divergence, beta=float(beta))
     return of_examples(rows, shared, How(objective, axis_name, precision), chunk_size)
@@ -121,5 +121,6 @@ def _divergence(
     *,
     beta: float,
 ) -> jax.Array:
-    student, teacher = logits
+    widest = max((x.dtype for x in logits), key=lambda dtype: dtype.itemsize)
+    student, teacher = (x.astype(widest) for x in logits)
     return divergence_of(student, teacher, None, terms.temperature, beta, terms.softcap, classes)
