@@ -1,5 +1,8 @@
 """Statistics of a linear layer's softmax: those of its logits, without the logits."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# Options in dictionaries lose their types.
+
 import functools
 import math
 

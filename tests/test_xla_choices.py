@@ -91,6 +91,61 @@ def test_sums_are_one_on_a_gpu():
     assert count(apart) == [2] * 4
 
 
+# sums_at_once
+
+
+def moments(sums, x):
+    """Sums of what is made of one array."""
+    exps = jnp.exp(x)
+    parts = exps, jnp.where(exps > 2, exps, 0), exps * x
+    return sum(sums(parts, (1,)))
+
+
+def separately(parts, axes):
+    return tuple(jnp.sum(x, axes, keepdims=True) for x in parts)
+
+
+def test_sums_at_once_store_nothing_on_a_cpu():
+    at_once, apart = (
+        cost(functools.partial(moments, sums), X) for sums in (xla.sums_at_once, separately)
+    )
+    assert at_once[0] < apart[0] - 0.9
+    assert at_once[1] < apart[1] - 1.9
+
+
+def test_sums_at_once_are_separate_elsewhere_and_on_meshes():
+    def count(f, *platforms):
+        traced = jax.jit(functools.partial(moments, f)).trace(X)
+        lowered = (traced.lower(lowering_platforms=(p,)).as_text() for p in platforms)
+        return [text.count("stablehlo.reduce(") for text in lowered]
+
+    assert count(xla.sums_at_once, "cpu", "tpu", "cuda", "rocm") == [1, 3, 3, 3]
+    assert count(separately, "cpu") == [3]
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+        assert count(xla.sums_at_once, "cpu") == [3]
+
+
+def test_sums_at_once():
+    x = np.array([[-2, -0.25, 0.5, 1], [2, 1, 0.75, -1]], np.float32)
+    t = x.astype(np.float64)
+    large = np.exp(t) * (np.exp(t) > 2)
+    value = np.sum(np.exp(t) * (1 + t) + large, 1)
+
+    def f(x):
+        return moments(xla.sums_at_once, x[None])[0, 0]
+
+    slopes, curvatures = np.exp(t) * (2 + t) + large, np.exp(t) * (3 + t) + large
+    for found, wanted in (
+        (jax.vmap(f)(x), value),
+        (jax.vmap(jax.grad(f))(x), slopes),
+        (jax.vmap(jax.jacfwd(f))(x), slopes),
+        (jax.vmap(jax.hessian(f))(x), np.stack([np.diag(row) for row in curvatures])),
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    # JAX's own derivative of a reduction is a tree.
+    assert "slice" not in str(jax.make_jaxpr(jax.hessian(f))(x[0]))
+
+
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
 def test_only_a_gpu_leaves_nothing_out(platform):
     f = jax.jit(lambda x: xla.for_few(lambda: jnp.sinh(x), lambda: jnp.cosh(x)))

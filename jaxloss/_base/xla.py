@@ -19,12 +19,15 @@ named no difference was found, or nothing measured.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxloss._base import meshes
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -159,6 +162,40 @@ def sums(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, 
         return jnp.sum(x, axes, keepdims=True), jnp.sum(y, axes, keepdims=True)
 
     return lax.platform_dependent(cuda=together, rocm=together, default=apart)
+
+
+def sums_at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """The sums of several arrays made of the same ones over `axes`, which are kept.
+
+    On a CPU XLA gives each sum a loop of its own, with what it sums stored: four sums made of
+    (64, 131072) take 134 MB. As one reduction of all they take 34 MB, 0.19 of the bytes, as long.
+    On a TPU that changes nothing, and on an H100 it stores what separate sums do not: 5.3 GB for
+    the statistics of (8192, 128256) in bfloat16. It may go when XLA for a CPU reads once.
+    """
+    axes = tuple(sorted(axes))
+    if meshes.are_in_force(parts[0]):
+        return _separate(parts, axes)  # Only of those XLA knows how devices add them up.
+    return _at_once(parts, axes)
+
+
+def _separate(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    return tuple(jnp.sum(x, axes, keepdims=True) for x in parts)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    def together():
+        nothing = tuple(jnp.zeros((), x.dtype) for x in parts)
+        found = lax.reduce(parts, nothing, lambda x, y: jax.tree.map(jnp.add, x, y), axes)
+        return tuple(jnp.expand_dims(x, axes) for x in found)
+
+    return lax.platform_dependent(cpu=together, default=lambda: _separate(parts, axes))
+
+
+@_at_once.defjvp
+def _at_once_jvp(axes, primals, tangents):
+    # JAX would differentiate the reduction as a tree.
+    return _at_once(*primals, axes), _separate(*tangents, axes)
 
 
 def for_few(skipping: Callable[[], jax.Array], whole: Callable[[], jax.Array]) -> jax.Array:

@@ -15,7 +15,7 @@ from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.choices import Choices, at_choices, choose
-from jaxloss.core.classes.peak import Softmax, below_and_exp, less_at_peak, prepared
+from jaxloss.core.classes.peak import Softmax, less_at_peak, prepared
 from jaxloss.core.cross_entropy import factor
 
 
@@ -97,26 +97,12 @@ def statistics_of(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
 def _statistics(scores, given, peak, present, place, bad, classes):
     """log p of the labels, (..., K); log Σ exp(scores - peak); the entropy."""
-    found = Softmax.of(scores, peak, present, classes)
-    distance = _distance(scores, peak, present, found, classes)
+    found, distance = Softmax.with_distance(scores, peak, present, classes)
     log_prob, _ = _log_prob(given, peak, present, place, bad, found, classes)
     # One of 1 at least adds up, unless all are -inf.
     is_nothing = ~found.alone & (found.log_sum == 0)
     log_sum = jnp.where(is_nothing, -jnp.inf, found.log_sum)
     return log_prob, log_sum, found.log_sum + distance
-
-
-def _distance(scores, peak, present, found, classes):
-    """Σ p (peak - scores): how far, on average, a class is below the most likely one."""
-    below, exps = below_and_exp(scores, peak, present)
-    near, own = below > -0.25, lax.stop_gradient(below)
-    below = xla.filled(below > -jnp.inf, below, 0)
-
-    def total(at_peak):
-        parts = exps * (jnp.where(at_peak, own, 0) - below)
-        return jnp.sum(parts, classes.axes, keepdims=True)
-
-    return jnp.exp(-found.log_sum) * classes.psum(xla.sum_where(total, found.alone, near))
 
 
 def _log_prob(given, peak, present, place, bad, found, classes):
@@ -136,7 +122,7 @@ def _statistics_jvp(classes, primals, tangents):
     scores, given, peak, present, place, bad = primals
     values = _statistics(*primals, classes)
     scores = given.scores_again(scores, classes)
-    found = Softmax.of(scores, peak, present, classes)
+    found, distance = Softmax.with_distance(scores, peak, present, classes)
     log_prob, is_peak = _log_prob(given, peak, present, place, bad, found, classes)
     moved = jnp.where(present, found.p, 0) * tangents[0]
     surely, others = (
@@ -149,5 +135,5 @@ def _statistics_jvp(classes, primals, tangents):
     picked = at_choices(tangents[0], place, classes)
     log_prob_dot = factor * (left * picked - others - jnp.where(is_peak, 0, surely))
     # log p + H without the normalizer, which both have.
-    above = found.below + _distance(scores, peak, present, found, classes)
+    above = found.below + distance
     return values, (log_prob_dot, classes.sum(moved), -classes.sum(above * moved))
