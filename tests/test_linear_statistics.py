@@ -158,7 +158,7 @@ def test_what_is_unused_costs_nothing():
     assert [i.op for i in hlo.instructions(values)].count("dot") == 1
     for program in (everything, *(of(name)[0] for name in FLOATS)):
         assert hlo.cost(program, "flops") <= 1.2 * hlo.cost(reference, "flops")
-        assert hlo.temporaries(program) <= 1.1 * hlo.temporaries(reference)
+        assert hlo.temporaries(program) <= hlo.temporaries(reference) + 4 * 1024 * 512
     bare = hlo.cost(of("log_normalizer")[1], "bytes accessed")
     assert hlo.cost(values, "bytes accessed") > 1.05 * bare
 

@@ -101,8 +101,9 @@ class Softmax(NamedTuple):
         sums = map(classes.psum, xla.sums_at_once(parts, classes.axes))
         total, others, of_near, of_far = sums
         log_sum, alone = log_of_sums(total, others, classes)
-        # What the class at the peak is below itself is rounding.
-        distance = jnp.exp(-log_sum) * (of_far + jnp.where(alone, 0, of_near))
+        # What a class alone at the peak is below that is rounding, but has a derivative.
+        of_near = less_at_peak(of_near, alone, 0)
+        distance = jnp.exp(-log_sum) * (of_far + of_near)
         again = xla.recomputed_difference(scores, peak)
         return cls._of(jnp.where(present, again, 0), exps, log_sum, alone), distance
 
