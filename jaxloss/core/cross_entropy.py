@@ -15,6 +15,7 @@ from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find, weights_at
+from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
 
 
 @public(
@@ -193,7 +194,7 @@ def losses_of_labels(
     Half logits are widened here, each time that they are read.
     """
     weights, smoothing, z_loss = terms
-    given, (logits, peak, present) = logits, _prepared(logits, where, classes)
+    given, (logits, peak, present) = logits, prepared(logits, where, classes)
     losses, log_sum = _surprise(logits, given, peak, found, classes)
     if weights is not None:
         losses = elementwise.product(weights_at(found, weights, classes), losses)
@@ -216,7 +217,7 @@ def losses_of_probabilities(
 ) -> jax.Array:
     """`softmax_cross_entropy` of what is checked."""
     weights, smoothing, z_loss = terms
-    logits, peak, present = _prepared(logits, where, classes)
+    logits, peak, present = prepared(logits, where, classes)
     if where is not None:
         labels = jnp.where(where, labels, 0)
     if weights is not None:
@@ -226,22 +227,6 @@ def losses_of_probabilities(
         labels = (1 - smoothing) * labels + smoothing * even
     losses, log_sum = _cross_entropy(logits, labels, peak, present, classes)
     return _finished(losses, z_loss, peak + log_sum, present, classes)
-
-
-def _prepared(logits, where, classes):
-    """The logits widened, with probability 0 for absent classes; their peak; present examples.
-
-    The logits of absent examples stay what they are, as masking all logits for their sake costs a
-    pass over the memory: what uses them puts 0 there.
-    """
-    given, logits = logits, logits.astype(checks.wide(logits.dtype))
-    if classes.are_masked(where):
-        logits = jnp.where(where, logits, -jnp.inf)
-    peak = xla.maximum(classes.max, lax.stop_gradient(logits), given.dtype)
-    present = xla.true_like(peak)
-    if where is not None:
-        present = classes.any(where)
-    return logits, jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
 
 def _even_labels(logits, where, weights, classes):
@@ -323,8 +308,8 @@ _below_peak.defjvp(_below_peak_jvp, symbolic_zeros=True)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _cross_entropy(logits, labels, peak, present, classes):
     """Σ_c labels_c (lse - logits_c), and log Σ exp(logits - peak), accurate down to 0."""
-    below, exps = _below_and_exp(logits, peak, present)
-    log_sum, alone = _log_sum(exps, classes)
+    below, exps = below_and_exp(logits, peak, present)
+    log_sum, alone = log_of_sum(exps, classes)
     at_peak, own = below > -0.25, lax.stop_gradient(below)
 
     def total(at_peak):
@@ -337,53 +322,24 @@ def _cross_entropy(logits, labels, peak, present, classes):
     return below_peak + elementwise.product(mass, log_sum), log_sum
 
 
-def _below_and_exp(logits, peak, present):
-    below = xla.filled(present, logits, 0) - peak
-    return below, jnp.exp(below)
-
-
-def _log_sum(exps, classes):
-    """The logarithm of the sum of exp(logits - peak), and whether one class is alone at the peak.
-
-    That class adds exactly 1: left to log1p, it does not swallow what the others add.
-    """
-    # XLA may round a logit differently wherever it reads it, so that none need equal the peak, nor
-    # any of these be 1. The others are those below 0.5; a selection would be stored on a CPU.
-    others = exps - lax.stop_gradient(exps * jnp.round(exps))
-    total, others = (classes.sum(x) for x in (exps, others))
-    # With a last axis of size 1 XLA's code for a CPU takes one number at a time: 1.1 to 1.3 of the
-    # loss's time where there are 10 classes.
-    total, others = (classes.squeeze(x) for x in (total, others))
-    # Two of 0.5 or more, one of them the peak, add at least 1.5. A large total needs no log1p.
-    alone = (jnp.abs(total - others - 1) < 0.25) & (total < 8)
-    log_total = jnp.log(jnp.where(total == 0, 1, total))
-    log_sum = jnp.where(alone, jnp.log1p(others), log_total)
-    return classes.expand(log_sum), classes.expand(alone)
-
-
-def _less_at_peak(x, at_peak, otherwise):
-    """x - otherwise, but exactly 0 at the peak, with the derivative of x."""
-    return x - jnp.where(at_peak, lax.stop_gradient(x), otherwise)
-
-
 def _cross_entropy_jvp(classes, primals, tangents):
     # Autodiff's p Σ labels - labels cancels as well; p - 1 is taken apart instead, as
     # (exp(-log_sum) - 1) + exp(-log_sum) (exps - 1).
     logits, labels, peak, present = primals
     losses, log_sum = _cross_entropy(*primals, classes)
-    below, exps = _below_and_exp(logits, peak, present)
-    _, alone = _log_sum(exps, classes)
+    below, exps = below_and_exp(logits, peak, present)
+    _, alone = log_of_sum(exps, classes)
     at_peak = alone & (exps > 0.75)
     parts = log_parts = jnp.zeros_like(logits)
     if not isinstance(tangents[0], SymbolicZero):
         scale = jnp.exp(-log_sum)
-        p_minus_1 = jnp.expm1(-log_sum) + scale * _less_at_peak(exps, at_peak, 1)
+        p_minus_1 = jnp.expm1(-log_sum) + scale * less_at_peak(exps, at_peak, 1)
         mass = classes.sum(labels)
         gradient = (mass - labels) * (scale * exps) + labels * p_minus_1
         parts = jnp.where(present, gradient, 0) * tangents[0]
         log_parts = jnp.where(present, scale * exps, 0) * tangents[0]
     if not isinstance(tangents[1], SymbolicZero):
-        surprise = jnp.where(present, log_sum - _less_at_peak(below, at_peak, 0), 0)
+        surprise = jnp.where(present, log_sum - less_at_peak(below, at_peak, 0), 0)
         parts = parts + elementwise.silenced(labels, surprise) * tangents[1]
     totals = (classes.sum(x) for x in (parts, log_parts))
     return (losses, log_sum), tuple(totals)
