@@ -80,5 +80,7 @@ from jaxloss.core.smoothing import smooth_labels as smooth_labels
 from jaxloss.core.sparsemax import make_fenchel_young_loss as make_fenchel_young_loss
 from jaxloss.core.sparsemax import multiclass_sparsemax_loss as multiclass_sparsemax_loss
 from jaxloss.core.sparsemax import sparsemax_loss as sparsemax_loss
+from jaxloss.core.statistics import Statistics as Statistics
+from jaxloss.core.statistics import softmax_statistics as softmax_statistics
 
 __version__ = "0.1.0"

@@ -14,14 +14,15 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
+from jaxloss.core.classes.capping import capped, scaled
 from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find, weights_at
-from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
+from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, peak_of
 
 
 @public(
     static=("axis", "axis_name"),
     labels=("labels",),
-    domain={"label_smoothing": checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION, "softcap": checks.POSITIVE},
     absent_at_default=("label_smoothing", "z_loss"),
 )
 def softmax_cross_entropy_with_integer_labels(
@@ -33,6 +34,7 @@ def softmax_cross_entropy_with_integer_labels(
     class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
+    softcap: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Cross entropy between the softmax of `logits` and the classes `labels`.
@@ -56,6 +58,8 @@ def softmax_cross_entropy_with_integer_labels(
       label_smoothing: ε in [0, 1], the share of the label spread evenly over the classes, its own
         among them. Where ε goes to the V - 1 others alone, as in T5, it is ε V / (V - 1) here.
       z_loss: factor of the squared log normalizer, which keeps it near 0.
+      softcap: a positive number, the bound of logits, which become softcap·tanh(logits / softcap)
+        before anything else; -inf becomes -softcap, and what `where` excludes stays out.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices and `class_weights` the local part.
 
@@ -64,7 +68,7 @@ def softmax_cross_entropy_with_integer_labels(
 
     Raises:
       TypeError: `logits` is not floating-point or `labels` not integer.
-      ValueError: shapes, `axis` or `label_smoothing` do not fit.
+      ValueError: shapes, `axis`, `label_smoothing` or `softcap` do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,13 +86,13 @@ def softmax_cross_entropy_with_integer_labels(
     classes = ClassAxes.of(axis, logits, "logits", axis_name)
     where = checks.mask(where, "logits", logits)
     found = find(labels, logits, classes, where, names=("logits", "labels"))
-    terms = Terms.of(logits, classes, class_weights, label_smoothing, z_loss)
+    terms = Terms.of(logits, classes, class_weights, label_smoothing, z_loss, softcap)
     return losses_of_labels(logits, found, where, terms, classes)
 
 
 @public(
     static=("axis", "axis_name"),
-    domain={"label_smoothing": checks.FRACTION},
+    domain={"label_smoothing": checks.FRACTION, "softcap": checks.POSITIVE},
     absent_at_default=("label_smoothing", "z_loss"),
 )
 def softmax_cross_entropy(
@@ -100,6 +104,7 @@ def softmax_cross_entropy(
     class_weights: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     z_loss: ArrayLike = 0.0,
+    softcap: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     """Cross entropy between the softmax of `logits` and the class probabilities `labels`.
@@ -121,6 +126,8 @@ def softmax_cross_entropy(
       class_weights: one weight per class, shape (C,).
       label_smoothing: ε in [0, 1], the share of the labels spread evenly over the classes.
       z_loss: factor of the squared log normalizer, which keeps it near 0.
+      softcap: a positive number, the bound of logits, which become softcap·tanh(logits / softcap)
+        before anything else; -inf becomes -softcap, and what `where` excludes stays out.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded;
         `class_weights` are then the local part.
 
@@ -129,7 +136,7 @@ def softmax_cross_entropy(
 
     Raises:
       TypeError: `logits` is not floating-point.
-      ValueError: shapes, `axis` or `label_smoothing` do not fit.
+      ValueError: shapes, `axis`, `label_smoothing` or `softcap` do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -148,16 +155,17 @@ def softmax_cross_entropy(
     classes.require(logits, "logits")
     where = checks.mask(where, "logits", logits)
     checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
-    terms = Terms.of(logits, classes, class_weights, label_smoothing, z_loss)
+    terms = Terms.of(logits, classes, class_weights, label_smoothing, z_loss, softcap)
     return losses_of_probabilities(logits, labels, where, terms, classes)
 
 
 class Terms(NamedTuple):
-    """What may be added to the plain cross entropy; None is left out."""
+    """What may change the plain cross entropy; None is left out."""
 
     class_weights: jax.Array | None  # Laid along the class axes.
     label_smoothing: jax.Array | None
     z_loss: jax.Array | None
+    softcap: jax.Array | None = None
 
     @classmethod
     def of(
@@ -167,18 +175,22 @@ class Terms(NamedTuple):
         class_weights: ArrayLike | None,
         label_smoothing: ArrayLike,
         z_loss: ArrayLike = 0.0,
+        softcap: ArrayLike | None = None,
     ) -> Terms:
         """Checks what a caller passed."""
         return cls(
             expand_weights(class_weights, logits, classes),
             factor("label_smoothing", label_smoothing, logits),
             factor("z_loss", z_loss, logits),
+            factor("softcap", softcap, logits, absent=None),
         )
 
 
-def factor(name: str, value: ArrayLike, like: jax.Array) -> jax.Array | None:
-    """A hyper-parameter that at a Python 0 is left out."""
-    is_absent = isinstance(value, int | float) and value == 0
+def factor(
+    name: str, value: ArrayLike | None, like: jax.Array, absent: float | None = 0
+) -> jax.Array | None:
+    """A hyper-parameter that at this Python number, or None, is left out."""
+    is_absent = value is None or (isinstance(value, int | float) and value == absent)
     return None if is_absent else checks.number(name, value, like)
 
 
@@ -193,9 +205,10 @@ def losses_of_labels(
 
     Half logits are widened here, each time that they are read.
     """
-    weights, smoothing, z_loss = terms
-    given, (logits, peak, present) = logits, prepared(logits, where, classes)
-    losses, log_sum = _surprise(logits, given, peak, found, classes)
+    weights, smoothing, z_loss, softcap = terms
+    given, logits = logits, scaled(logits, where, softcap, None, classes)
+    peak, present = peak_of(logits, given.dtype, where, classes)
+    losses, log_sum = _surprise(logits, given, softcap, peak, found, classes)
     if weights is not None:
         losses = elementwise.product(weights_at(found, weights, classes), losses)
     if smoothing is not None:
@@ -216,8 +229,9 @@ def losses_of_probabilities(
     classes: ClassAxes,
 ) -> jax.Array:
     """`softmax_cross_entropy` of what is checked."""
-    weights, smoothing, z_loss = terms
-    logits, peak, present = prepared(logits, where, classes)
+    weights, smoothing, z_loss, softcap = terms
+    given, logits = logits, scaled(logits, where, softcap, None, classes)
+    peak, present = peak_of(logits, given.dtype, where, classes)
     if where is not None:
         labels = jnp.where(where, labels, 0)
     if weights is not None:
@@ -244,14 +258,15 @@ def _finished(losses, z_loss, log_normalizer, present, classes):
     return classes.squeeze(jnp.where(present, losses, 0))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _surprise(logits, given, peak, labels, classes):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _surprise(logits, given, softcap, peak, labels, classes):
     """lse - logits_label, and log Σ exp(logits - peak), accurate where the label has almost all.
 
-    The logits are also `given` before they were widened: of others XLA would store a copy, so that
-    the label's can be gathered. On a TPU (8192, 128256) of bfloat16 take 4.2 GB then.
+    The logits are also `given` before they were widened, or capped: of others XLA would store a
+    copy, so that the label's can be gathered. On a TPU (8192, 128256) of bfloat16 take 4.2 GB then.
     """
-    own = at_label(given, labels, classes).astype(logits.dtype) - peak
+    own = at_label(given, labels, classes).astype(logits.dtype)
+    own = capped(own, softcap) - peak
     others = classes.sum(_exp_of_others(logits, peak, labels))
     # What the label adds is left to log1p, so that it does not swallow what the others add. Near
     # the peak all is relative to the label: own is subtracted nowhere, and may be rounded anyhow.
@@ -272,7 +287,7 @@ def _exp_of_others(logits, peak, labels):
 def _surprise_jvp(classes, primals, tangents):
     # Autodiff's p - 1 at the label cancels to 0 where the model is confident. The exponentials are
     # written as in the value, so that the compiler makes and stores them once.
-    logits, _, peak, labels = primals
+    logits, _, _, peak, labels = primals
     surprise, log_sum = _surprise(*primals, classes)
     scale = xla.nan_where(labels.bad, jnp.where(labels.present, jnp.exp(-log_sum), 0))
     others = _exp_of_others(logits, peak, labels) * scale

@@ -56,6 +56,23 @@ class ClassAxes:
             x = jnp.max(x, axis, keepdims=True)
         return found
 
+    def index_of_largest(self, scores: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """The flat index among all classes of each example's largest entry, the first of several.
+
+        Without the class dimensions.
+        """
+        x, index, stride = scores, jnp.zeros((), dtype), 1
+        for axis in reversed(self.axes):
+            here = jnp.argmax(x, axis, keepdims=True).astype(dtype)
+            faster = jnp.take_along_axis(index, here, axis) if index.ndim else index
+            index = faster + here * jnp.asarray(stride, dtype)
+            x, stride = jnp.max(x, axis, keepdims=True), stride * x.shape[axis]
+        if self.axis_name is not None:
+            index = index + jnp.asarray(self.first(scores), dtype)
+            index = jnp.where(x < lax.pmax(x, self.axis_name), jnp.iinfo(dtype).max, index)
+            index = lax.pmin(index, self.axis_name)
+        return self.squeeze(index)
+
     def any(self, x: jax.Array) -> jax.Array:
         found = jnp.any(x, self.axes, keepdims=True)
         if self.axis_name is None:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._base import checks, xla
+from jaxloss._base import xla
+from jaxloss.core.classes.axes import ClassAxes
 
 
-def prepared(logits, where, classes):
-    """The logits widened, with probability 0 for absent classes; their peak; present examples.
+def peak_of(
+    logits: jax.Array, given: jnp.dtype, where: jax.Array | None, classes: ClassAxes
+) -> tuple[jax.Array, jax.Array]:
+    """Each example's largest logit, 0 where none is finite; and which examples take part.
 
-    The logits of absent examples stay what they are, as masking all logits for their sake costs a
-    pass over the memory: what uses them puts 0 there.
+    The logits are those of `capping.scaled`, of an array whose dtype was `given`.
     """
-    given, logits = logits, logits.astype(checks.wide(logits.dtype))
-    if classes.are_masked(where):
-        logits = jnp.where(where, logits, -jnp.inf)
-    peak = xla.maximum(classes.max, lax.stop_gradient(logits), given.dtype)
+    peak = xla.maximum(classes.max, lax.stop_gradient(logits), given)
     present = xla.true_like(peak)
     if where is not None:
         present = classes.any(where)
-    return logits, jnp.where(present & (peak > -jnp.inf), peak, 0), present
+    return jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
 
-def below_and_exp(logits, peak, present):
+def below_and_exp(
+    logits: jax.Array, peak: jax.Array, present: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """logits - peak, which is about 0 in examples that take no part, and its exponential."""
     below = xla.filled(present, logits, 0) - peak
     return below, jnp.exp(below)
 
 
-def log_of_sum(exps, classes):
+def log_of_sum(exps: jax.Array, classes: ClassAxes) -> tuple[jax.Array, jax.Array]:
     """The logarithm of the sum of exp(logits - peak), and whether one class is alone at the peak.
 
     That class adds exactly 1: left to log1p, it does not swallow what the others add.
@@ -48,6 +51,6 @@ def log_of_sum(exps, classes):
     return classes.expand(log_sum), classes.expand(alone)
 
 
-def less_at_peak(x, at_peak, otherwise):
+def less_at_peak(x: jax.Array, at_peak: jax.Array, otherwise: float) -> jax.Array:
     """x - otherwise, but exactly 0 at the peak, with the derivative of x."""
     return x - jnp.where(at_peak, lax.stop_gradient(x), otherwise)

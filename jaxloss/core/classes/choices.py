@@ -1,0 +1,62 @@
+"""Several labels of each example, (..., K): where they point, and what stands there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+
+from jaxloss._base import xla
+from jaxloss.core.classes.axes import ClassAxes
+
+
+class Choices(NamedTuple):
+    """Labels of an example, K of them in the last dimension, behind the examples'."""
+
+    place: jax.Array  # As flat indices into the classes of this device.
+    bad: jax.Array  # Those of examples that take part which point at no class that does.
+    is_one: bool  # Whether labels were given without the dimension of K.
+
+
+def choose(
+    labels: jax.Array, scores: jax.Array, classes: ClassAxes, where: jax.Array | None = None
+) -> Choices:
+    """Where labels point that are checked, integers (...) or (..., K) beside scores (..., C)."""
+    is_one = labels.ndim == scores.ndim - len(classes.axes)
+    labels = labels[..., None] if is_one else labels
+    place = labels - jnp.asarray(classes.first(scores), labels.dtype)
+    known = (labels >= 0) & (labels < classes.size(scores))
+    if classes.are_masked(where):
+        kept = jnp.broadcast_to(where, scores.shape).astype(jnp.float32)
+        known = known & (at_choices(kept, place, classes) > 0)
+    if where is not None:
+        known = known | ~classes.squeeze(classes.any(where))[..., None]
+    return Choices(place, ~known, is_one)
+
+
+def at_choices(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
+    """x at each label, (..., K); 0 where it points nowhere."""
+    if len(classes.axes) != 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
+        # A gather over several axes needs them last, and over a sharded one it is an error.
+        return compared(x, place, classes)
+    (axis,) = classes.axes
+    place = jnp.moveaxis(place, -1, axis)
+    here = (place >= 0) & (place < x.shape[axis])
+    found = jnp.take_along_axis(x, jnp.where(here, place, 0), axis, mode="clip")
+    return jnp.moveaxis(classes.psum(jnp.where(here, found, 0)), axis, -1)
+
+
+def compared(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
+    """`at_choices` by comparison, whose transpose is no scatter.
+
+    Nobody keeps which classes are the label's: the transpose compares again.
+    """
+
+    @jax.checkpoint
+    def picked(x, place):
+        hot = classes.expand(place) == classes.indices(x, place.dtype)[..., None]
+        return jnp.sum(xla.filled(hot, x[..., None], 0), classes.axes)
+
+    return classes.psum(picked(x, place))

@@ -1,0 +1,162 @@
+"""What a softmax says of its labels, and of itself: log-probability, normalizer, entropy."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxloss._base import checks, xla
+from jaxloss._base.call import public
+from jaxloss.core.classes.axes import AxisName, ClassAxes
+from jaxloss.core.classes.capping import capped, scaled, tempered
+from jaxloss.core.classes.choices import Choices, at_choices, choose, compared
+from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, peak_of
+from jaxloss.core.cross_entropy import factor
+
+
+class Statistics(NamedTuple):
+    """What `softmax_statistics` tells of each example."""
+
+    log_prob: jax.Array  # Of the label, or of each of several.
+    log_normalizer: jax.Array
+    entropy: jax.Array
+    prediction: jax.Array  # The most likely class; -1 where nothing takes part.
+
+
+@public(
+    static=("axis", "axis_name"),
+    labels=("labels",),
+    domain={"temperature": checks.POSITIVE, "softcap": checks.POSITIVE},
+    absent_at_default=("temperature",),
+)
+def softmax_statistics(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    axis: checks.Axis = -1,
+    where: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    softcap: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Statistics:
+    """Log-probability of labels, log normalizer, entropy and prediction of a softmax."""
+    (logits,) = checks.operands(logits=logits)
+    classes = ClassAxes.of(axis, logits, "logits", axis_name)
+    classes.require(logits, "logits")
+    where = checks.mask(where, "logits", logits)
+    batch = tuple(size for a, size in enumerate(logits.shape) if a not in classes.axes)
+    several = (*batch, *jnp.shape(labels)[len(batch) :][:1])
+    labels = checks.labels("labels", labels, several)
+    chosen = choose(labels, logits, classes, where)
+    rule = f"be a class in [0, {classes.size(logits)}) that takes part"
+    checks.require(~chosen.bad, "labels", rule)
+    temperature = factor("temperature", temperature, logits, absent=1)
+    softcap = factor("softcap", softcap, logits, absent=None)
+    return statistics_of(logits, chosen, where, temperature, softcap, classes)
+
+
+def statistics_of(
+    logits: jax.Array,
+    chosen: Choices,
+    where: jax.Array | None,
+    temperature: jax.Array | None,
+    softcap: jax.Array | None,
+    classes: ClassAxes,
+) -> Statistics:
+    """`softmax_statistics` of what is checked.
+
+    Args:
+      logits: floating-point of any width; halves are widened at each reading.
+      chosen: `choices.choose(labels, logits, classes, where)`.
+      where: boolean of the rank of the logits, or None.
+      temperature: a number in the dtype that the logits are widened to, or None for 1.
+      softcap: likewise; None for none.
+      classes: where the classes are, and over which mesh axes they are spread.
+    """
+    given, scores = logits, scaled(logits, where, softcap, temperature, classes)
+    peak, present = peak_of(scores, given.dtype, where, classes)
+    own = at_choices(given, chosen.place, classes).astype(scores.dtype)
+    own = tempered(capped(own, softcap), temperature)
+    log_prob, log_sum, entropy = _statistics(
+        scores, own, peak, present, chosen.place, chosen.bad, classes
+    )
+    is_present = classes.squeeze(present)
+    log_normalizer = classes.squeeze(peak + log_sum)
+    found = (
+        jnp.where(is_present[..., None], log_prob, 0),
+        jnp.where(is_present, log_normalizer, 0),
+        jnp.where(is_present, classes.squeeze(entropy), 0),
+    )
+    prediction = classes.index_of_largest(lax.stop_gradient(scores), chosen.place.dtype)
+    prediction = jnp.where(is_present, prediction, -1)
+    return Statistics(found[0][..., 0] if chosen.is_one else found[0], *found[1:], prediction)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
+def _statistics(scores, own, peak, present, place, bad, classes):
+    """log p of the labels, (..., K); log Σ exp(scores - peak); the entropy."""
+    found = _parts(scores, peak, present, classes)
+    log_prob, _ = _log_prob(own, peak, bad, found, classes)
+    return log_prob, found.log_sum, found.log_sum + found.distance
+
+
+class _Parts(NamedTuple):
+    below: jax.Array  # scores - peak, 0 at a class alone at the peak, and where it is -inf.
+    p: jax.Array
+    at_peak: jax.Array  # The class that is alone at the peak, in what example one is.
+    alone: jax.Array
+    log_sum: jax.Array
+    distance: jax.Array  # -Σ p below
+
+
+def _parts(scores, peak, present, classes):
+    below, exps = below_and_exp(scores, peak, present)
+    log_sum, alone = log_of_sum(exps, classes)
+    near, own = below > -0.25, lax.stop_gradient(below)
+    below = xla.filled(below > -jnp.inf, below, 0)
+
+    def total(at_peak):
+        parts = exps * (jnp.where(at_peak, own, 0) - below)
+        return jnp.sum(parts, classes.axes, keepdims=True)
+
+    scale = jnp.exp(-log_sum)
+    distance = scale * classes.psum(xla.sum_where(total, alone, near))
+    at_peak = alone & near
+    return _Parts(less_at_peak(below, at_peak, 0), exps * scale, at_peak, alone, log_sum, distance)
+
+
+def _log_prob(own, peak, bad, found, classes):
+    """log p of each label, and where that is the class alone at the peak."""
+    peak, alone, log_sum = (
+        classes.squeeze(x)[..., None] for x in (peak, found.alone, found.log_sum)
+    )
+    own = own - peak
+    is_peak = alone & (own > -0.25)
+    log_prob = less_at_peak(own, is_peak, 0) - log_sum
+    return log_prob * xla.nan_where(bad, jnp.ones_like(log_prob)), is_peak
+
+
+@_statistics.defjvp
+def _statistics_jvp(classes, primals, tangents):
+    # Autodiff's 1 - p at a label and p (log p + H) cancel where the model is confident.
+    scores, own, peak, present, place, bad = primals
+    values = _statistics(*primals, classes)
+    found = _parts(scores, peak, present, classes)
+    log_prob, is_peak = _log_prob(own, peak, bad, found, classes)
+    moved = jnp.where(present, found.p, 0) * tangents[0]
+    surely, others = (
+        classes.squeeze(classes.sum(xla.filled(here, moved, 0)))[..., None]
+        for here in (found.at_peak, ~found.at_peak)
+    )
+    factor = xla.nan_where(bad, jnp.ones_like(log_prob))
+    left = jnp.where(is_peak, -jnp.expm1(jnp.where(is_peak, log_prob, 0)), 1)
+    picked = compared(tangents[0], place, classes)
+    log_prob_dot = factor * (left * picked - others - jnp.where(is_peak, 0, surely))
+    log_sum_dot = classes.sum(moved)
+    entropy_dot = -classes.sum((found.below + found.distance) * moved)
+    return values, (log_prob_dot, log_sum_dot, entropy_dot)
