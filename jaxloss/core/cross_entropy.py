@@ -14,9 +14,9 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
-from jaxloss.core.classes.capping import capped, scaled
+from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find, weights_at
-from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, peak_of
+from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
 
 
 @public(
@@ -206,9 +206,9 @@ def losses_of_labels(
     Half logits are widened here, each time that they are read.
     """
     weights, smoothing, z_loss, softcap = terms
-    given, logits = logits, scaled(logits, where, softcap, None, classes)
-    peak, present = peak_of(logits, given.dtype, where, classes)
-    losses, log_sum = _surprise(logits, given, softcap, peak, found, classes)
+    given = Given(logits, where, softcap)
+    logits, peak, present = prepared(given, classes)
+    losses, log_sum = _surprise(logits, given, peak, found, classes)
     if weights is not None:
         losses = elementwise.product(weights_at(found, weights, classes), losses)
     if smoothing is not None:
@@ -230,8 +230,8 @@ def losses_of_probabilities(
 ) -> jax.Array:
     """`softmax_cross_entropy` of what is checked."""
     weights, smoothing, z_loss, softcap = terms
-    given, logits = logits, scaled(logits, where, softcap, None, classes)
-    peak, present = peak_of(logits, given.dtype, where, classes)
+    given = Given(logits, where, softcap)
+    logits, peak, present = prepared(given, classes)
     if where is not None:
         labels = jnp.where(where, labels, 0)
     if weights is not None:
@@ -239,7 +239,7 @@ def losses_of_probabilities(
     if smoothing is not None:
         even = _even_labels(logits, where, weights, classes)
         labels = (1 - smoothing) * labels + smoothing * even
-    losses, log_sum = _cross_entropy(logits, labels, peak, present, classes)
+    losses, log_sum = _cross_entropy(logits, labels, given, peak, present, classes)
     return _finished(losses, z_loss, peak + log_sum, present, classes)
 
 
@@ -258,15 +258,14 @@ def _finished(losses, z_loss, log_normalizer, present, classes):
     return classes.squeeze(jnp.where(present, losses, 0))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _surprise(logits, given, softcap, peak, labels, classes):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _surprise(logits, given, peak, labels, classes):
     """lse - logits_label, and log Σ exp(logits - peak), accurate where the label has almost all.
 
-    The logits are also `given` before they were widened, or capped: of others XLA would store a
-    copy, so that the label's can be gathered. On a TPU (8192, 128256) of bfloat16 take 4.2 GB then.
+    The logits are also `given` before they were widened: of others XLA would store a copy, so that
+    the label's can be gathered. On a TPU (8192, 128256) of bfloat16 take 4.2 GB then.
     """
-    own = at_label(given, labels, classes).astype(logits.dtype)
-    own = capped(own, softcap) - peak
+    own = given.scale(at_label(given.logits, labels, classes)) - peak
     others = classes.sum(_exp_of_others(logits, peak, labels))
     # What the label adds is left to log1p, so that it does not swallow what the others add. Near
     # the peak all is relative to the label: own is subtracted nowhere, and may be rounded anyhow.
@@ -287,7 +286,8 @@ def _exp_of_others(logits, peak, labels):
 def _surprise_jvp(classes, primals, tangents):
     # Autodiff's p - 1 at the label cancels to 0 where the model is confident. The exponentials are
     # written as in the value, so that the compiler makes and stores them once.
-    logits, _, _, peak, labels = primals
+    logits, given, peak, labels = primals
+    logits = given.scores_again(logits, classes)
     surprise, log_sum = _surprise(*primals, classes)
     scale = xla.nan_where(labels.bad, jnp.where(labels.present, jnp.exp(-log_sum), 0))
     others = _exp_of_others(logits, peak, labels) * scale
@@ -320,8 +320,8 @@ def _below_peak_jvp(classes, alike, primals, tangents):
 _below_peak.defjvp(_below_peak_jvp, symbolic_zeros=True)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _cross_entropy(logits, labels, peak, present, classes):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _cross_entropy(logits, labels, given, peak, present, classes):
     """Σ_c labels_c (lse - logits_c), and log Σ exp(logits - peak), accurate down to 0."""
     below, exps = below_and_exp(logits, peak, present)
     log_sum, alone = log_of_sum(exps, classes)
@@ -340,7 +340,8 @@ def _cross_entropy(logits, labels, peak, present, classes):
 def _cross_entropy_jvp(classes, primals, tangents):
     # Autodiff's p Σ labels - labels cancels as well; p - 1 is taken apart instead, as
     # (exp(-log_sum) - 1) + exp(-log_sum) (exps - 1).
-    logits, labels, peak, present = primals
+    logits, labels, given, peak, present = primals
+    logits = given.scores_again(logits, classes)
     losses, log_sum = _cross_entropy(*primals, classes)
     below, exps = below_and_exp(logits, peak, present)
     _, alone = log_of_sum(exps, classes)

@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
-from jaxloss.core.classes.capping import capped, scaled, tempered
+from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.choices import Choices, at_choices, choose, compared
-from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, peak_of
+from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
 from jaxloss.core.cross_entropy import factor
 
 
@@ -78,13 +78,10 @@ def statistics_of(
       softcap: likewise; None for none.
       classes: where the classes are, and over which mesh axes they are spread.
     """
-    given, scores = logits, scaled(logits, where, softcap, temperature, classes)
-    peak, present = peak_of(scores, given.dtype, where, classes)
-    own = at_choices(given, chosen.place, classes).astype(scores.dtype)
-    own = tempered(capped(own, softcap), temperature)
-    log_prob, log_sum, entropy = _statistics(
-        scores, own, peak, present, chosen.place, chosen.bad, classes
-    )
+    given = Given(logits, where, softcap, temperature)
+    scores, peak, present = prepared(given, classes)
+    labels = chosen.place, chosen.bad
+    log_prob, log_sum, entropy = _statistics(scores, given, peak, present, *labels, classes)
     is_present = classes.squeeze(present)
     log_normalizer = classes.squeeze(peak + log_sum)
     found = (
@@ -98,10 +95,10 @@ def statistics_of(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
-def _statistics(scores, own, peak, present, place, bad, classes):
+def _statistics(scores, given, peak, present, place, bad, classes):
     """log p of the labels, (..., K); log Σ exp(scores - peak); the entropy."""
     found = _parts(scores, peak, present, classes)
-    log_prob, _ = _log_prob(own, peak, bad, found, classes)
+    log_prob, _ = _log_prob(given, peak, present, place, bad, found, classes)
     return log_prob, found.log_sum, found.log_sum + found.distance
 
 
@@ -130,12 +127,12 @@ def _parts(scores, peak, present, classes):
     return _Parts(less_at_peak(below, at_peak, 0), exps * scale, at_peak, alone, log_sum, distance)
 
 
-def _log_prob(own, peak, bad, found, classes):
+def _log_prob(given, peak, present, place, bad, found, classes):
     """log p of each label, and where that is the class alone at the peak."""
-    peak, alone, log_sum = (
-        classes.squeeze(x)[..., None] for x in (peak, found.alone, found.log_sum)
-    )
-    own = own - peak
+    of_examples = peak, present, found.alone, found.log_sum
+    peak, present, alone, log_sum = (classes.squeeze(x)[..., None] for x in of_examples)
+    own = jnp.where(present, at_choices(given.logits, place, classes), 0)
+    own = given.scale(own) - peak
     is_peak = alone & (own > -0.25)
     log_prob = less_at_peak(own, is_peak, 0) - log_sum
     return log_prob * xla.nan_where(bad, jnp.ones_like(log_prob)), is_peak
@@ -144,10 +141,10 @@ def _log_prob(own, peak, bad, found, classes):
 @_statistics.defjvp
 def _statistics_jvp(classes, primals, tangents):
     # Autodiff's 1 - p at a label and p (log p + H) cancel where the model is confident.
-    scores, own, peak, present, place, bad = primals
+    scores, given, peak, present, place, bad = primals
     values = _statistics(*primals, classes)
-    found = _parts(scores, peak, present, classes)
-    log_prob, is_peak = _log_prob(own, peak, bad, found, classes)
+    found = _parts(given.scores_again(scores, classes), peak, present, classes)
+    log_prob, is_peak = _log_prob(given, peak, present, place, bad, found, classes)
     moved = jnp.where(present, found.p, 0) * tangents[0]
     surely, others = (
         classes.squeeze(classes.sum(xla.filled(here, moved, 0)))[..., None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,44 +12,85 @@ from jaxloss._base import checks, elementwise, xla
 from jaxloss.core.classes.axes import ClassAxes
 
 
+class Given(NamedTuple):
+    """Logits as a caller has them, and what becomes of them; None for what does not."""
+
+    logits: jax.Array  # Halves are widened each time that they are read.
+    where: jax.Array | None = None
+    softcap: jax.Array | None = None
+    temperature: jax.Array | None = None
+
+    def scale(self, logits: jax.Array) -> jax.Array:
+        """Widens, caps and tempers these."""
+        logits = logits.astype(checks.wide(logits.dtype))
+        return tempered(capped(logits, self.softcap), self.temperature)
+
+    def scores(self, classes: ClassAxes) -> jax.Array:
+        """What the softmax is taken of, with -inf for absent classes.
+
+        Absent examples keep what they have, as masking all logits for their sake costs a pass over
+        the memory: what uses them puts 0 there. A number that all share sees none of it.
+        """
+        logits = self.logits
+        if self.where is not None and not (self.softcap is None and self.temperature is None):
+            logits = jnp.where(self.where, logits, 0)
+        return self.masked(self.scale(logits), classes)
+
+    def scores_again(self, scores: jax.Array, classes: ClassAxes) -> jax.Array:
+        """The scores for a derivative; in another expression if they are capped.
+
+        Of one expression XLA stores the capped logits, which the value has read as well.
+        """
+        if self.softcap is None:
+            return scores
+        logits = self.logits.astype(scores.dtype)
+        return self._replace(logits=xla.recomputed(logits)).scores(classes)
+
+    def masked(self, scores: jax.Array, classes: ClassAxes) -> jax.Array:
+        """The scores without the classes that take no part."""
+        return jnp.where(self.where, scores, -jnp.inf) if classes.are_masked(self.where) else scores
+
+
 def capped(logits: jax.Array, softcap: jax.Array | None) -> jax.Array:
     """cap tanh(logits / cap), in float32 at least; the logits as they are where the cap is None.
 
-    -inf becomes -cap. Plain formulas, for those who differentiate the body of a loop.
+    -inf becomes -cap. An infinite cap changes nothing.
     """
     if softcap is None:
         return logits
-    logits = logits.astype(checks.wide(logits.dtype))
-    # So large a cap changes nothing, and infinity would multiply 0.
+    return _capped(logits.astype(checks.wide(logits.dtype)), softcap)
+
+
+@jax.custom_jvp
+def _capped(logits: jax.Array, softcap: jax.Array) -> jax.Array:
+    cap, share = _cap_and_share(logits, softcap)
+    return cap * jnp.tanh(share)
+
+
+def _capped_jvp(primals, tangents):
+    # Of autodiff's derivative XLA stores the tanh, which the value has computed as well.
+    logits, softcap = primals
+    _, share = _cap_and_share(xla.recomputed(logits), softcap)
+    tanh = jnp.tanh(share)
+    slope = (1 - tanh) * (1 + tanh)
+    slopes = slope, tanh - share * slope
+    return _capped(*primals), elementwise.along(logits, *zip(slopes, tangents, strict=True))
+
+
+_capped.defjvp(_capped_jvp, symbolic_zeros=True)
+
+
+def _cap_and_share(logits: jax.Array, softcap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The cap, and logits / cap, which stay finite wherever a derivative multiplies them by 0."""
     cap = jnp.minimum(softcap, 2.0**64).astype(logits.dtype)
-    # Beyond this the tangent is 1, with slope 0, which the derivative by the cap multiplies by x.
-    bound = lax.stop_gradient(32 * cap)
-    return cap * jnp.tanh(elementwise.quotient(lax.clamp(-bound, logits, bound), cap))
+    bound = lax.stop_gradient(32 * cap)  # From where on tanh is 1 in every dtype.
+    return cap, elementwise.quotient(lax.clamp(-bound, logits, bound), cap)
 
 
 def tempered(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
     """logits / temperature; -inf stays, and says nothing of the temperature's derivative."""
     if temperature is None:
         return logits
-    logits = logits.astype(checks.wide(logits.dtype))
     is_finite = logits > -jnp.inf
     shares = elementwise.quotient(xla.filled(is_finite, logits, 0), temperature)
     return xla.filled(is_finite, shares, -jnp.inf)
-
-
-def scaled(
-    logits: jax.Array,
-    where: jax.Array | None,
-    softcap: jax.Array | None,
-    temperature: jax.Array | None,
-    classes: ClassAxes,
-) -> jax.Array:
-    """The logits widened, capped, without excluded classes, and divided by the temperature.
-
-    Those of absent examples stay what they are, as long as no number's derivative sees them.
-    """
-    logits = logits.astype(checks.wide(logits.dtype))
-    if where is not None and not (softcap is None and temperature is None):
-        logits = jnp.where(where, logits, 0)
-    logits = tempered(capped(logits, softcap), temperature)
-    return jnp.where(where, logits, -jnp.inf) if classes.are_masked(where) else logits

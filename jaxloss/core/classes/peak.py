@@ -6,22 +6,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxloss._base import xla
+from jaxloss._base import checks, xla
 from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.capping import Given
 
 
-def peak_of(
-    logits: jax.Array, given: jnp.dtype, where: jax.Array | None, classes: ClassAxes
-) -> tuple[jax.Array, jax.Array]:
-    """Each example's largest logit, 0 where none is finite; and which examples take part.
+def prepared(given: Given, classes: ClassAxes) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The scores; each example's peak, 0 where none is finite; which examples take part.
 
-    The logits are those of `capping.scaled`, of an array whose dtype was `given`.
+    The peak is made of that of the logits as they are, which saves capping all of them for it.
     """
-    peak = xla.maximum(classes.max, lax.stop_gradient(logits), given)
+    logits, where = given.logits, given.where
+    plain = given.masked(logits.astype(checks.wide(logits.dtype)), classes)
+    peak = xla.maximum(classes.max, lax.stop_gradient(plain), logits.dtype)
+    peak = lax.stop_gradient(given.scale(peak))
     present = xla.true_like(peak)
     if where is not None:
         present = classes.any(where)
-    return jnp.where(present & (peak > -jnp.inf), peak, 0), present
+    return given.scores(classes), jnp.where(present & (peak > -jnp.inf), peak, 0), present
 
 
 def below_and_exp(
