@@ -187,6 +187,21 @@ def sum_where(
     )
 
 
+def sum_over_last(term: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
+    """The sum of term(x, y, ...) over the last dimension of the operands, which term does not see.
+
+    Up to 8 are written out one by one. As a sum over a dimension XLA for a GPU stores it, and does
+    not make it inside of what takes it: in the gradient of 8 labels' log-probabilities of (8192,
+    128256) in bfloat16 that is 4.2 GB and 2.0 of the bytes on an H100. Written out, a hundred take
+    XLA for TPUs many minutes to compile. It may go when XLA takes in what it sums.
+    """
+    count = operands[0].shape[-1]
+    if not 0 < count <= 8:
+        return jnp.sum(jax.vmap(term, -1, -1)(*operands), -1)
+    total, *others = (term(*(x[..., k] for x in operands)) for k in range(count))
+    return sum(others, total)
+
+
 def linear(
     f: Callable[[P, T], jax.Array],
     transpose: Callable[[P, jax.Array], T],

@@ -14,7 +14,7 @@ from jaxloss._base import checks, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.capping import Given
-from jaxloss.core.classes.choices import Choices, at_choices, choose, compared
+from jaxloss.core.classes.choices import Choices, at_choices, choose
 from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
 from jaxloss.core.cross_entropy import factor
 
@@ -152,7 +152,7 @@ def _statistics_jvp(classes, primals, tangents):
     )
     factor = xla.nan_where(bad, jnp.ones_like(log_prob))
     left = jnp.where(is_peak, -jnp.expm1(jnp.where(is_peak, log_prob, 0)), 1)
-    picked = compared(tangents[0], place, classes)
+    picked = at_choices(tangents[0], place, classes)
     log_prob_dot = factor * (left * picked - others - jnp.where(is_peak, 0, surely))
     log_sum_dot = classes.sum(moved)
     entropy_dot = -classes.sum((found.below + found.distance) * moved)

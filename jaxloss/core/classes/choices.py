@@ -37,26 +37,35 @@ def choose(
 
 
 def at_choices(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
-    """x at each label, (..., K); 0 where it points nowhere."""
+    """x at each label, (..., K); 0 where it points nowhere. Its transpose is no scatter."""
+    return classes.psum(
+        xla.linear(
+            lambda place, x: _taken(x, place, classes),
+            lambda place, y: _put(y, place, x, classes),
+            place,
+            x,
+            jax.ShapeDtypeStruct(place.shape, x.dtype),
+        )
+    )
+
+
+def _taken(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
     if len(classes.axes) != 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
         # A gather over several axes needs them last, and over a sharded one it is an error.
-        return compared(x, place, classes)
+        hot = classes.expand(place) == classes.indices(x, place.dtype)[..., None]
+        return jnp.sum(xla.filled(hot, x[..., None], 0), classes.axes)
     (axis,) = classes.axes
     place = jnp.moveaxis(place, -1, axis)
     here = (place >= 0) & (place < x.shape[axis])
     found = jnp.take_along_axis(x, jnp.where(here, place, 0), axis, mode="clip")
-    return jnp.moveaxis(classes.psum(jnp.where(here, found, 0)), axis, -1)
+    return jnp.moveaxis(jnp.where(here, found, 0), axis, -1)
 
 
-def compared(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
-    """`at_choices` by comparison, whose transpose is no scatter.
+def _put(y: jax.Array, place: jax.Array, like: jax.Array, classes: ClassAxes) -> jax.Array:
+    """Each label's y at its class, added up where several point at one; shaped as `like`."""
+    indices = classes.indices(like, place.dtype)
 
-    Nobody keeps which classes are the label's: the transpose compares again.
-    """
+    def at_class(place, y):
+        return jnp.where(place == indices, y, jnp.zeros_like(like))
 
-    @jax.checkpoint
-    def picked(x, place):
-        hot = classes.expand(place) == classes.indices(x, place.dtype)[..., None]
-        return jnp.sum(xla.filled(hot, x[..., None], 0), classes.axes)
-
-    return classes.psum(picked(x, place))
+    return xla.sum_over_last(at_class, classes.expand(place), classes.expand(y))
