@@ -103,7 +103,7 @@ def _bregman(x: jax.Array, t: jax.Array) -> jax.Array:
     """t (exp(d) - 1 - d) with d = x - log t; the usual terms cancel where d is small."""
     absent, d = _log_ratio(x, t)
     far = (d > 1) & (x < jnp.inf)  # exp(d) may overflow where exp(x) does not.
-    near = elementwise.product(t, _exp_beyond_line(jnp.where(far, 0, d)))
+    near = elementwise.product(t, exp_beyond_line(jnp.where(far, 0, d)))
     return jnp.where(absent, jnp.exp(x), jnp.where(far, jnp.exp(x) - t * (1 + d), near))
 
 
@@ -127,7 +127,7 @@ def _log_ratio(x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     return absent, jnp.where(absent, 0, x - jnp.log(jnp.where(absent, 1, t)))
 
 
-def _exp_beyond_line(d: jax.Array) -> jax.Array:
+def exp_beyond_line(d: jax.Array) -> jax.Array:
     """exp(d) - 1 - d, by its series where that cancels."""
     near = jnp.clip(d, -0.5, 0.5)
     # To the 16th power, which float64 needs at ½.

@@ -15,7 +15,7 @@ from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.choices import Choices, at_choices, choose
-from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
+from jaxloss.core.classes.peak import Softmax, below_and_exp, less_at_peak, prepared
 from jaxloss.core.cross_entropy import factor
 
 
@@ -97,23 +97,18 @@ def statistics_of(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
 def _statistics(scores, given, peak, present, place, bad, classes):
     """log p of the labels, (..., K); log Σ exp(scores - peak); the entropy."""
-    found = _parts(scores, peak, present, classes)
+    found = Softmax.of(scores, peak, present, classes)
+    distance = _distance(scores, peak, present, found, classes)
     log_prob, _ = _log_prob(given, peak, present, place, bad, found, classes)
-    return log_prob, found.log_sum, found.log_sum + found.distance
+    # One of 1 at least adds up, unless all are -inf.
+    is_nothing = ~found.alone & (found.log_sum == 0)
+    log_sum = jnp.where(is_nothing, -jnp.inf, found.log_sum)
+    return log_prob, log_sum, found.log_sum + distance
 
 
-class _Parts(NamedTuple):
-    below: jax.Array  # scores - peak, 0 at a class alone at the peak, and where it is -inf.
-    p: jax.Array
-    at_peak: jax.Array  # The class that is alone at the peak, in what example one is.
-    alone: jax.Array
-    log_sum: jax.Array
-    distance: jax.Array  # -Σ p below
-
-
-def _parts(scores, peak, present, classes):
+def _distance(scores, peak, present, found, classes):
+    """Σ p (peak - scores): how far, on average, a class is below the most likely one."""
     below, exps = below_and_exp(scores, peak, present)
-    log_sum, alone = log_of_sum(exps, classes)
     near, own = below > -0.25, lax.stop_gradient(below)
     below = xla.filled(below > -jnp.inf, below, 0)
 
@@ -121,10 +116,7 @@ def _parts(scores, peak, present, classes):
         parts = exps * (jnp.where(at_peak, own, 0) - below)
         return jnp.sum(parts, classes.axes, keepdims=True)
 
-    scale = jnp.exp(-log_sum)
-    distance = scale * classes.psum(xla.sum_where(total, alone, near))
-    at_peak = alone & near
-    return _Parts(less_at_peak(below, at_peak, 0), exps * scale, at_peak, alone, log_sum, distance)
+    return jnp.exp(-found.log_sum) * classes.psum(xla.sum_where(total, found.alone, near))
 
 
 def _log_prob(given, peak, present, place, bad, found, classes):
@@ -143,17 +135,19 @@ def _statistics_jvp(classes, primals, tangents):
     # Autodiff's 1 - p at a label and p (log p + H) cancel where the model is confident.
     scores, given, peak, present, place, bad = primals
     values = _statistics(*primals, classes)
-    found = _parts(given.scores_again(scores, classes), peak, present, classes)
+    scores = given.scores_again(scores, classes)
+    found = Softmax.of(scores, peak, present, classes)
     log_prob, is_peak = _log_prob(given, peak, present, place, bad, found, classes)
     moved = jnp.where(present, found.p, 0) * tangents[0]
     surely, others = (
         classes.squeeze(classes.sum(xla.filled(here, moved, 0)))[..., None]
         for here in (found.at_peak, ~found.at_peak)
     )
+    # A bad label's row is NaN, and that of the class alone at the peak has 1 - p of the others.
     factor = xla.nan_where(bad, jnp.ones_like(log_prob))
     left = jnp.where(is_peak, -jnp.expm1(jnp.where(is_peak, log_prob, 0)), 1)
     picked = at_choices(tangents[0], place, classes)
     log_prob_dot = factor * (left * picked - others - jnp.where(is_peak, 0, surely))
-    log_sum_dot = classes.sum(moved)
-    entropy_dot = -classes.sum((found.below + found.distance) * moved)
-    return values, (log_prob_dot, log_sum_dot, entropy_dot)
+    # log p + H without the normalizer, which both have.
+    above = found.below + _distance(scores, peak, present, found, classes)
+    return values, (log_prob_dot, classes.sum(moved), -classes.sum(above * moved))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -56,3 +58,24 @@ def log_of_sum(exps: jax.Array, classes: ClassAxes) -> tuple[jax.Array, jax.Arra
 def less_at_peak(x: jax.Array, at_peak: jax.Array, otherwise: float) -> jax.Array:
     """x - otherwise, but exactly 0 at the peak, with the derivative of x."""
     return x - jnp.where(at_peak, lax.stop_gradient(x), otherwise)
+
+
+class Softmax(NamedTuple):
+    """A softmax, as far below its peak as each class is."""
+
+    below: jax.Array  # scores - peak; exactly 0 at a class alone at the peak, and where it is -inf.
+    p: jax.Array
+    log_sum: jax.Array  # log Σ exp(scores - peak)
+    alone: jax.Array  # Whether one class is alone at the peak,
+    at_peak: jax.Array  # and which.
+
+    @classmethod
+    def of(
+        cls, scores: jax.Array, peak: jax.Array, present: jax.Array, classes: ClassAxes
+    ) -> Softmax:
+        """That of what `prepared` gives."""
+        below, exps = below_and_exp(scores, peak, present)
+        log_sum, alone = log_of_sum(exps, classes)
+        at_peak = alone & (below > -0.25)
+        below = less_at_peak(xla.filled(below > -jnp.inf, below, 0), at_peak, 0)
+        return cls(below, exps * jnp.exp(-log_sum), log_sum, alone, at_peak)
