@@ -361,6 +361,14 @@ LOSSES = [
         mask="classes",
     ),
     Loss(
+        "cross_entropy_capped",
+        _labelled,
+        "softmax_cross_entropy_with_integer_labels",
+        {"z_loss": 0.01, "softcap": 1.5},
+        labels=True,
+        mask="classes",
+    ),
+    Loss(
         "cross_entropy_probabilities",
         _distributions,
         "softmax_cross_entropy",

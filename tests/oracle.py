@@ -170,13 +170,38 @@ def _negative_log_softmax(x):
     return [(x[top] - x[c]) + rest for c in range(len(x))], x[top] + rest
 
 
+def _capped(x, softcap, temperature=1.0):
+    if softcap is None:
+        return [a / temperature for a in x]
+    return [softcap * math.tanh(a / softcap) / temperature for a in x]
+
+
+def softmax_statistics(logits, labels, *, where=None, temperature=1.0, softcap=None):
+    """Of labels (..., K)."""
+    kept = _mask(where, logits)
+    log_prob = np.zeros(np.shape(labels))
+    log_normalizer, entropy = (np.zeros(kept.shape[:-1]) for _ in range(2))
+    prediction = np.full(kept.shape[:-1], -1)
+    for i in np.ndindex(prediction.shape):
+        classes = np.flatnonzero(kept[i]).tolist()
+        if classes:
+            x = [float(logits[i][c]) for c in classes]
+            z = _capped(x, softcap, temperature)
+            nll, log_normalizer[i] = _negative_log_softmax(z)
+            entropy[i] = _sum(_times(math.exp(-n), n) for n in nll)
+            prediction[i] = classes[z.index(max(z))]
+            found = dict(zip(classes, nll, strict=True))
+            log_prob[i] = [-found.get(y, NAN) for y in np.asarray(labels)[i].tolist()]
+    return log_prob, log_normalizer, entropy, prediction
+
+
 def softmax_cross_entropy_with_integer_labels(
-    logits, labels, *, where=None, class_weights=None, label_smoothing=0.0, z_loss=0.0
+    logits, labels, *, where=None, class_weights=None, label_smoothing=0.0, z_loss=0.0, softcap=None
 ):
     def one(x, y, w, classes):
         if y not in classes:
             return NAN
-        nll, lse = _negative_log_softmax(x)
+        nll, lse = _negative_log_softmax(_capped(x, softcap))
         k = classes.index(y)
         loss = _times((1 - label_smoothing) * w[k], nll[k])
         loss += _times(label_smoothing / len(x), _sum(map(_times, w, nll)))
@@ -197,10 +222,10 @@ def linear_softmax_cross_entropy(
 
 
 def softmax_cross_entropy(
-    logits, labels, *, where=None, class_weights=None, label_smoothing=0.0, z_loss=0.0
+    logits, labels, *, where=None, class_weights=None, label_smoothing=0.0, z_loss=0.0, softcap=None
 ):
     def one(x, t, w):
-        nll, lse = _negative_log_softmax(x)
+        nll, lse = _negative_log_softmax(_capped(x, softcap))
         q = [(1 - label_smoothing) * t[c] + label_smoothing / len(x) for c in range(len(x))]
         loss = _sum(_times(w[c] * q[c], nll[c]) for c in range(len(x)))
         return loss + _times(z_loss, lse * lse)

@@ -266,6 +266,49 @@ STATIC = [
         ValueError,
         "cross_entropy: `label_smoothing` must be between 0 and 1, got 1.5",
     ),
+    *(
+        (
+            lambda name=name, value=value: jaxloss.softmax_statistics(X, Y, **{name: value}),
+            ValueError,
+            f"softmax_statistics: `{name}` must be positive, got {value}",
+        )
+        for name, value in (("temperature", 0), ("temperature", -1.0), ("softcap", 0.0))
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy_with_integer_labels(X, Y, softcap=-2),
+        ValueError,
+        "softmax_cross_entropy_with_integer_labels: `softcap` must be positive, got -2",
+    ),
+    (
+        lambda: jaxloss.softmax_cross_entropy(X, X, softcap=jnp.ones(3)),
+        ValueError,
+        "softmax_cross_entropy: `softcap` must be a number, got shape (3,)",
+    ),
+    (
+        lambda: jaxloss.softmax_statistics(X, jnp.array([0, 1, 2])),
+        ValueError,
+        "softmax_statistics: `labels` must have shape (2,), got (3,)",
+    ),
+    (
+        lambda: jaxloss.softmax_statistics(X, jnp.zeros((3, 1), int)),
+        ValueError,
+        "softmax_statistics: `labels` must have shape (2, 1), got (3, 1)",
+    ),
+    (
+        lambda: jaxloss.softmax_statistics(X, X),
+        TypeError,
+        "softmax_statistics: `labels` must be an array of integers, got float32",
+    ),
+    (
+        lambda: jaxloss.softmax_statistics(X[:, :0], Y),
+        ValueError,
+        "softmax_statistics: `logits` must have at least one class, got shape (2, 0)",
+    ),
+    (
+        lambda: jaxloss.softmax_statistics(X, Y, axis=()),
+        ValueError,
+        "softmax_statistics: `axis` must name a class dimension of `logits`, got ()",
+    ),
     (
         lambda: F.cross_entropy(X, Y, jnp.ones(2)),
         ValueError,
@@ -1076,6 +1119,21 @@ FAULTS = [
         lambda g: jaxloss.sigmoid_focal_loss(X, X, gamma=g),
         jnp.float32(-1),
         "sigmoid_focal_loss: `gamma` must be 0 or more",
+    ),
+    (
+        lambda y: jaxloss.softmax_statistics(X, y),
+        jnp.array([[0, 1], [2, 3]]),
+        "softmax_statistics: `labels` must be a class in [0, 3) that takes part",
+    ),
+    (
+        lambda t: jaxloss.softmax_statistics(X, Y, temperature=t),
+        jnp.float32(0),
+        "softmax_statistics: `temperature` must be positive",
+    ),
+    (
+        lambda t: jaxloss.softmax_cross_entropy(X, jnp.abs(X) / 9, softcap=t),
+        jnp.float32(0),
+        "softmax_cross_entropy: `softcap` must be positive",
     ),
     (
         lambda t: jaxloss.ntxent(X, Y, t),

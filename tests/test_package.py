@@ -101,6 +101,8 @@ ROWLESS = {
         "reduce",
         "smooth_labels",
         "rnnt_loss_of_sum",
+        "softmax_statistics",
+        "Statistics",
     },
     jaxloss.functional: {"forced_align"},
     jaxloss.modules: {"AdaptiveLogSoftmaxWithLoss", "AdaptiveOutput", "LinearCrossEntropyLoss"},

@@ -190,8 +190,9 @@ def factor(
     name: str, value: ArrayLike | None, like: jax.Array, absent: float | None = 0
 ) -> jax.Array | None:
     """A hyper-parameter that at this Python number, or None, is left out."""
-    is_absent = value is None or (isinstance(value, int | float) and value == absent)
-    return None if is_absent else checks.number(name, value, like)
+    if value is None or (isinstance(value, int | float) and value == absent):
+        return None
+    return checks.number(name, value, like)
 
 
 def losses_of_labels(

@@ -15,17 +15,34 @@ from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.choices import Choices, at_choices, choose
+from jaxloss.core.classes.labels import examples_shape
 from jaxloss.core.classes.peak import Softmax, below_and_exp, less_at_peak, prepared
 from jaxloss.core.cross_entropy import factor
 
 
 class Statistics(NamedTuple):
-    """What `softmax_statistics` tells of each example."""
+    """What `softmax_statistics` tells of each example.
 
-    log_prob: jax.Array  # Of the label, or of each of several.
+    Args:
+      log_prob: the logarithm of the probability of the label, or of each of several, (..., K).
+      log_normalizer: log Σ_c exp(z_c), of the capped and tempered logits z.
+      entropy: -Σ_c p_c log p_c, 0 or more.
+      prediction: the most likely class, the lowest of several; -1 where nothing takes part.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> found = jaxloss.softmax_statistics(jnp.zeros((1, 2)), jnp.array([1]))
+      >>> print(found.prediction)
+      [0]
+
+    Source: as `softmax_statistics`.
+    """
+
+    log_prob: jax.Array
     log_normalizer: jax.Array
     entropy: jax.Array
-    prediction: jax.Array  # The most likely class; -1 where nothing takes part.
+    prediction: jax.Array
 
 
 @public(
@@ -44,20 +61,70 @@ def softmax_statistics(
     softcap: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Statistics:
-    """Log-probability of labels, log normalizer, entropy and prediction of a softmax."""
+    """What a softmax says of its labels and of itself: log-probabilities, entropy and more.
+
+    log_prob = z_y - lse, log_normalizer = lse = log Σ_c exp(z_c), entropy = -Σ_c p_c log p_c with
+    p = exp(z - lse), prediction = argmax_c z_c, z = softcap·tanh(logits / softcap) / temperature.
+
+    -log_prob is the cross entropy. Perplexity is `exp(-mean(log_prob))`, accuracy
+    `mean(prediction == labels)`, the z-loss `square(log_normalizer)`. What is not used costs
+    nothing once it is compiled. All but the prediction is differentiable.
+
+    Log-probability, entropy and their gradients are accurate where the model is confident. A class
+    at -inf has probability 0 and adds nothing to the entropy; its log_prob is -inf, and its
+    gradient finite. With a soft cap -inf becomes -softcap. A label outside [0, C), negative ones
+    included, or of a class that `where` excludes, gives NaN in its own log_prob, and in the
+    gradient that its example has by log_prob; the other results do not see the labels.
+
+    Args:
+      logits: floating-point array (..., C), unnormalized log probabilities.
+      labels: integer array in the shape of `logits` without `axis`; or with one more dimension
+        behind, (..., K), for several classes of each example.
+      axis: the class dimension; over a tuple of them labels and `prediction` are flat indices.
+      where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
+        along `axis` the examples, that take part. An example of which nothing takes part has 0 in
+        all results, with gradient 0, and -1 as prediction, whatever it holds.
+      temperature: a positive number, by which the logits are divided.
+      softcap: a positive number, the bound of logits, which are capped before anything else; None
+        for no bound.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
+        and `prediction` are then global class indices.
+
+    Returns:
+      `Statistics`, a named tuple: `log_prob` in the shape of `labels`; `log_normalizer` and
+      `entropy` in that of the examples, all at least float32; `prediction` likewise, int32, or
+      int64 where `labels` are.
+
+    Raises:
+      TypeError: `logits` is not floating-point or `labels` not integer.
+      ValueError: shapes or `axis` do not fit, or `temperature` or `softcap` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+      >>> found = jaxloss.softmax_statistics(logits, jnp.array([0, 1]))
+      >>> print(found.log_prob, found.entropy, found.prediction)
+      [-0.2761 -2.9518] [0.7107 0.8573] [0 2]
+
+    Source: Shannon, A mathematical theory of communication (1948); as
+    `softmax_cross_entropy_with_integer_labels`.
+    """
     (logits,) = checks.operands(logits=logits)
     classes = ClassAxes.of(axis, logits, "logits", axis_name)
-    classes.require(logits, "logits")
+    examples = examples_shape(logits, classes, "logits")
     where = checks.mask(where, "logits", logits)
-    batch = tuple(size for a, size in enumerate(logits.shape) if a not in classes.axes)
-    several = (*batch, *jnp.shape(labels)[len(batch) :][:1])
-    labels = checks.labels("labels", labels, several)
+    several = jnp.shape(labels)[len(examples) :][:1]
+    labels = checks.labels("labels", labels, examples + several)
     chosen = choose(labels, logits, classes, where)
     rule = f"be a class in [0, {classes.size(logits)}) that takes part"
     checks.require(~chosen.bad, "labels", rule)
-    temperature = factor("temperature", temperature, logits, absent=1)
-    softcap = factor("softcap", softcap, logits, absent=None)
-    return statistics_of(logits, chosen, where, temperature, softcap, classes)
+    numbers = (
+        factor("temperature", temperature, logits, absent=1),
+        factor("softcap", softcap, logits, absent=None),
+    )
+    return statistics_of(logits, chosen, where, *numbers, classes)
 
 
 def statistics_of(
@@ -125,7 +192,7 @@ def _log_prob(given, peak, present, place, bad, found, classes):
     peak, present, alone, log_sum = (classes.squeeze(x)[..., None] for x in of_examples)
     own = jnp.where(present, at_choices(given.logits, place, classes), 0)
     own = given.scale(own) - peak
-    is_peak = alone & (own > -0.25)
+    is_peak = alone & (own > -0.25) & ~bad
     log_prob = less_at_peak(own, is_peak, 0) - log_sum
     return log_prob * xla.nan_where(bad, jnp.ones_like(log_prob)), is_peak
 

@@ -48,7 +48,9 @@ class Given(NamedTuple):
 
     def masked(self, scores: jax.Array, classes: ClassAxes) -> jax.Array:
         """The scores without the classes that take no part."""
-        return jnp.where(self.where, scores, -jnp.inf) if classes.are_masked(self.where) else scores
+        if self.where is None or not classes.are_masked(self.where):
+            return scores
+        return jnp.where(self.where, scores, -jnp.inf)
 
 
 def capped(logits: jax.Array, softcap: jax.Array | None) -> jax.Array:

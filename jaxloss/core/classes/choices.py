@@ -28,7 +28,7 @@ def choose(
     labels = labels[..., None] if is_one else labels
     place = labels - jnp.asarray(classes.first(scores), labels.dtype)
     known = (labels >= 0) & (labels < classes.size(scores))
-    if classes.are_masked(where):
+    if where is not None and classes.are_masked(where):
         kept = jnp.broadcast_to(where, scores.shape).astype(jnp.float32)
         known = known & (at_choices(kept, place, classes) > 0)
     if where is not None:
@@ -38,15 +38,14 @@ def choose(
 
 def at_choices(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
     """x at each label, (..., K); 0 where it points nowhere. Its transpose is no scatter."""
-    return classes.psum(
-        xla.linear(
-            lambda place, x: _taken(x, place, classes),
-            lambda place, y: _put(y, place, x, classes),
-            place,
-            x,
-            jax.ShapeDtypeStruct(place.shape, x.dtype),
-        )
+    found = xla.linear(
+        lambda place, x: _taken(x, place, classes),
+        lambda place, y: _put(y, place, x, classes),
+        place,
+        x,
+        _taken(x, place, classes),
     )
+    return classes.psum(found)
 
 
 def _taken(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
@@ -66,6 +65,7 @@ def _put(y: jax.Array, place: jax.Array, like: jax.Array, classes: ClassAxes) ->
     indices = classes.indices(like, place.dtype)
 
     def at_class(place, y):
-        return jnp.where(place == indices, y, jnp.zeros_like(like))
+        return (place == indices).astype(y.dtype) * y  # A selection would be stored on a CPU.
 
-    return xla.sum_over_last(at_class, classes.expand(place), classes.expand(y))
+    total = xla.sum_over_last(at_class, classes.expand(place), classes.expand(y))
+    return jnp.zeros_like(like) + total

@@ -40,16 +40,20 @@ def find(
     Over several class axes a label is a flat index, the last axis fastest.
     """
     scores_name, labels_name = names
-    if not classes.axes:
-        rule = f"name a class dimension of `{scores_name}`"
-        checks.fail(ValueError, "axis", rule, classes.axes)
-    classes.require(scores, scores_name)
-    batch_shape = tuple(size for a, size in enumerate(scores.shape) if a not in classes.axes)
+    batch_shape = examples_shape(scores, classes, scores_name)
     labels = checks.labels(labels_name, labels, batch_shape)
     found = locate(labels, scores, classes, where)
     rule = f"be a class in [0, {classes.size(scores)}) that takes part"
     checks.require(~found.bad, labels_name, rule)
     return found
+
+
+def examples_shape(scores: jax.Array, classes: ClassAxes, name: str) -> tuple[int, ...]:
+    """The dimensions besides the classes, of which there have to be some; `name` as in `find`."""
+    if not classes.axes:
+        checks.fail(ValueError, "axis", f"name a class dimension of `{name}`", classes.axes)
+    classes.require(scores, name)
+    return tuple(size for a, size in enumerate(scores.shape) if a not in classes.axes)
 
 
 def locate(
