@@ -65,7 +65,6 @@ def _put(y: jax.Array, place: jax.Array, like: jax.Array, classes: ClassAxes) ->
     indices = classes.indices(like, place.dtype)
 
     def at_class(place, y):
-        return (place == indices).astype(y.dtype) * y  # A selection would be stored on a CPU.
+        return jnp.where(place == indices, y, jnp.zeros_like(like))
 
-    total = xla.sum_over_last(at_class, classes.expand(place), classes.expand(y))
-    return jnp.zeros_like(like) + total
+    return xla.sum_over_last(at_class, classes.expand(place), classes.expand(y))
