@@ -291,6 +291,7 @@ def test_any_number_on_every_platform_and_spread_over_devices(name):
         "distance": (symbols, paddings, labels, missing),
         "torchaudio": (logits, labels, np.sum(~paddings, 1), np.sum(~missing, 1)),
     }[name]
+    args = jax.tree.map(jnp.asarray, args)  # Without 64-bit integers, which not all JAX exports.
     f, shapes = CALLS[name]
     wanted = f(*args)
     exported = export.export(jax.jit(f), platforms=["cpu", "cuda", "tpu", "rocm"])(

@@ -282,6 +282,7 @@ def test_any_leading_dimensions():
     assert many.shape == (2, 2)
     np.testing.assert_allclose(whole(logits[1, 0], labels[1, 0]), many[1, 0], rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(jax.vmap(whole))(logits, labels), many, rtol=1e-6)
+    labels = jnp.asarray(labels)  # Not of 64 bits, which not all JAX exports.
     specs = export.symbolic_args_specs((logits, labels), ["n,m,3,3,4", "n,m,2"])
     anywhere = export.export(jax.jit(whole))(*specs)
     np.testing.assert_allclose(anywhere.call(logits, labels), many, rtol=1e-6)

@@ -106,7 +106,7 @@ def softmax_statistics(
       >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
       >>> found = jaxloss.softmax_statistics(logits, jnp.array([0, 1]))
       >>> print(found.log_prob, found.entropy, found.prediction)
-      [-0.2761 -2.9518] [0.7107 0.8573] [0 2]
+      [-0.2761 -2.9518] [0.7171 0.8573] [0 2]
 
     Source: Shannon, A mathematical theory of communication (1948); as
     `softmax_cross_entropy_with_integer_labels`.
