@@ -41,10 +41,12 @@ class LogSum:
 
     @staticmethod
     def parts(z: jax.Array, mask: jax.Array, axis: int) -> Parts:
+        # XLA stores a selection before it sums it, so that there is only one. What is absent lies
+        # so far below any peak that its exponential is 0.
         low = lowest(z.dtype)
-        peak = jnp.max(jnp.where(mask, z, low), axis, keepdims=True, initial=low)
-        total = jnp.sum(jnp.where(mask, jnp.exp(z - peak), 0), axis)
-        return Parts(jnp.squeeze(peak, axis), total)
+        z = jnp.where(mask, z, low)
+        peak = jnp.max(z, axis, keepdims=True, initial=low / 2)
+        return Parts(jnp.squeeze(peak, axis), jnp.sum(jnp.exp(z - peak), axis))
 
     @staticmethod
     def value(parts: Parts) -> jax.Array:
