@@ -103,7 +103,13 @@ ROWLESS = {
         "rnnt_loss_of_sum",
     },
     jaxloss.functional: {"forced_align"},
-    jaxloss.modules: {"AdaptiveLogSoftmaxWithLoss", "AdaptiveOutput", "LinearCrossEntropyLoss"},
+    jaxloss.modules: {
+        "AdaptiveLogSoftmaxWithLoss",
+        "AdaptiveOutput",
+        "InfoNCELoss",
+        "LinearCrossEntropyLoss",
+        "SigmoidContrastiveLoss",
+    },
 }
 
 

@@ -77,13 +77,13 @@ def info_nce_loss(
       >>> images = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
       >>> texts = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
       >>> print(jaxloss.info_nce_loss(images, texts, temperature=0.5).round(4))
-      [0.9721 0.9721 0.3741]
+      [1.0711 1.0711 0.4604]
 
     Source: van den Oord et al., Representation learning with contrastive predictive coding,
     arXiv:1807.03748; Radford et al., Learning transferable visual models from natural language
     supervision, arXiv:2103.00020.
     """
-    x1, x2, where = _embeddings(where, x1=x1, x2=x2)
+    (x1, x2), where = _embeddings(where, x1=x1, x2=x2)
     scale = 1 / checks.number("temperature", temperature, x1)
 
     def part(x1, x2, where, scale, axis_name):
@@ -92,8 +92,8 @@ def info_nce_loss(
         pairs = _paired(x1, x2, where, scale, None, axis_name)
         own = _own(pairs)
         both = [x for sums in found(pairs, how) for x in sums]
-        losses = sum(_behind(log_sum, own) for log_sum in both) / len(both)
-        return _present(where, losses)
+        losses = sum((_behind(log_sum, own) for log_sum in both), start=jnp.zeros_like(own))
+        return _present(where, losses / len(both))
 
     return _by_device(part, (x1, x2, where), (scale,), axis_name)
 
@@ -141,11 +141,11 @@ def sigmoid_contrastive_loss(
       >>> images = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
       >>> texts = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
       >>> print(jaxloss.sigmoid_contrastive_loss(images, texts, scale=10.0, bias=-10.0).round(4))
-      [2.8201 2.3887 0.7115]
+      [2.8201 2.8382 0.7113]
 
     Source: Zhai et al., Sigmoid loss for language image pre-training, arXiv:2303.15343.
     """
-    x1, x2, where = _embeddings(where, x1=x1, x2=x2)
+    (x1, x2), where = _embeddings(where, x1=x1, x2=x2)
     numbers = (checks.number("scale", scale, x1), checks.number("bias", bias, x1))
 
     def part(x1, x2, where, scale, bias, axis_name):
@@ -206,16 +206,15 @@ def supervised_contrastive_loss(
 
     Source: Khosla et al., Supervised contrastive learning, arXiv:2004.11362.
     """
-    embeddings, where = _embeddings(where, embeddings=embeddings)
+    (embeddings,), where = _embeddings(where, embeddings=embeddings)
     labels = _labels(labels, embeddings)
     scale = 1 / checks.number("temperature", temperature, embeddings)
 
     def part(embeddings, labels, where, scale, axis_name):
         wanted = [Statistic(LogSum)] + [Statistic(kind, True) for kind in (LogSum, Sum, Count)]
         how = _how(embeddings, tuple(wanted), (), chunk_size, axis_name)
-        side = _side(embeddings, where)._replace(
-            labels=labels, places=_places(embeddings, axis_name)
-        )
+        side = _side(embeddings, labels, where)
+        side = side._replace(places=_places(embeddings, axis_name))
         (negative, positive, total, count), _ = found(Pairs(side, side, scale), how)
         # One positive is all of their sum: what is left of it there is rounding.
         several, is_any = count > 1, count > 0
@@ -226,7 +225,9 @@ def supervised_contrastive_loss(
     return _by_device(part, (embeddings, labels, where), (scale,), axis_name)
 
 
-def _embeddings(where: ArrayLike | None, **values: ArrayLike) -> list[Any]:
+def _embeddings(
+    where: ArrayLike | None, **values: ArrayLike
+) -> tuple[list[jax.Array], jax.Array | None]:
     """The embeddings and the mask, (N,)."""
     arrays = checks.operands(**values)
     (name, first), *_ = zip(values, arrays, strict=True)
@@ -234,7 +235,7 @@ def _embeddings(where: ArrayLike | None, **values: ArrayLike) -> list[Any]:
         checks.fail(ValueError, name, "have shape (N, D)", first.shape)
     checks.same_shape(**dict(zip(values, arrays, strict=True)))
     where = checks.mask(where, name, jax.ShapeDtypeStruct(first.shape[:1], first.dtype))
-    return [*arrays, None if where is None else jnp.broadcast_to(where, first.shape[:1])]
+    return arrays, None if where is None else jnp.broadcast_to(where, first.shape[:1])
 
 
 def _labels(labels: ArrayLike, embeddings: jax.Array) -> jax.Array:
@@ -263,19 +264,18 @@ def _places(embeddings: jax.Array, axis_name: AxisName) -> jax.Array:
     return places if axis_name is None else places + count * lax.axis_index(axis_name)
 
 
-def _side(embeddings: jax.Array, where: jax.Array | None) -> Side:
+def _side(embeddings: jax.Array, labels: jax.Array, where: jax.Array | None) -> Side:
     # In float32 from here on, so that the gradient of a half embedding is rounded when it is whole.
     embeddings = embeddings.astype(checks.wide(embeddings.dtype))
     if where is not None:
         embeddings = jnp.where(where[:, None], embeddings, 0)
-    return Side(embeddings, lax.iota(jnp.int32, len(embeddings)), where=where)
+    return Side(embeddings, labels, where=where)
 
 
 def _paired(x1, x2, where, scale, bias, axis_name) -> Pairs:
     """Rows and columns of which those of one place belong together."""
-    places = _places(x1, axis_name)
-    sides = (_side(x, where)._replace(labels=places) for x in (x1, x2))
-    return Pairs(*sides, scale, bias)
+    rows, columns = (_side(x, _places(x, axis_name), where) for x in (x1, x2))
+    return Pairs(rows, columns, scale, bias)
 
 
 def _own(pairs: Pairs) -> jax.Array:

@@ -70,7 +70,7 @@ class Moved(NamedTuple):
 
 def found(pairs: Pairs, how: How) -> tuple[list[jax.Array], list[jax.Array]]:
     """The numbers of the rows and those of the columns, each (N,)."""
-    rows, columns = pairs.rows, pairs.columns
+    columns = pairs.columns
     count, length = _blocks(len(columns.labels), how)
     if columns.where is None and count * length > len(columns.labels):
         columns = columns._replace(where=jnp.ones_like(columns.labels, bool))  # To tell padding.
