@@ -1,8 +1,7 @@
 """jit, vmap, scan, shard_map, checkpoint and jvp of every loss, and how often it is compiled."""
 
-from typing import Any
-
 import functools
+from typing import Any
 
 import chex
 import jax
