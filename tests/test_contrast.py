@@ -125,7 +125,9 @@ def on_one_device():
 
 
 @pytest.mark.parametrize(
-    ("f", "check_vma"), [*((f, True) for f in PLAIN), (of_pairs, False)], ids=str
+    ("f", "check_vma"),
+    [*((f, True) for f in PLAIN), (of_pairs, False)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_rows_of_eight_devices(f, check_vma, on_one_device, x64):
     grid, over = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,)), P("d")
