@@ -219,3 +219,24 @@ class LinearCrossEntropyLoss(_m.LinearCrossEntropyLoss, _Loss):
 class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
     def setup(self) -> None:
         self.head, self.tail = self._layers(functools.partial(_linear, self))
+
+
+class InfoNCELoss(_m.InfoNCELoss, _Loss):
+    def setup(self) -> None:
+        self.logit_scale = self.param("logit_scale", lambda _: self._first_scale())
+
+    def __call__(
+        self, x1: ArrayLike, x2: ArrayLike, *, where: ArrayLike | None = None
+    ) -> jax.Array:
+        return self._loss(self.logit_scale, x1, x2, where)
+
+
+class SigmoidContrastiveLoss(_m.SigmoidContrastiveLoss, _Loss):
+    def setup(self) -> None:
+        self.logit_scale = self.param("logit_scale", lambda _: self._first_scale())
+        self.logit_bias = self.param("logit_bias", lambda _: self._first_bias())
+
+    def __call__(
+        self, x1: ArrayLike, x2: ArrayLike, *, where: ArrayLike | None = None
+    ) -> jax.Array:
+        return self._loss(self.logit_scale, self.logit_bias, x1, x2, where)

@@ -193,3 +193,26 @@ class AdaptiveLogSoftmaxWithLoss(_m.AdaptiveLogSoftmaxWithLoss, _Loss):
 
         self.head, tail = self._layers(linear)
         self.tail = nnx.List(map(nnx.List, tail))
+
+
+class InfoNCELoss(_m.InfoNCELoss, _Loss):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.logit_scale = nnx.Param(self._first_scale())
+
+    def __call__(
+        self, x1: ArrayLike, x2: ArrayLike, *, where: ArrayLike | None = None
+    ) -> jax.Array:
+        return self._loss(self.logit_scale[...], x1, x2, where)
+
+
+class SigmoidContrastiveLoss(_m.SigmoidContrastiveLoss, _Loss):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.logit_scale = nnx.Param(self._first_scale())
+        self.logit_bias = nnx.Param(self._first_bias())
+
+    def __call__(
+        self, x1: ArrayLike, x2: ArrayLike, *, where: ArrayLike | None = None
+    ) -> jax.Array:
+        return self._loss(self.logit_scale[...], self.logit_bias[...], x1, x2, where)

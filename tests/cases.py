@@ -693,6 +693,32 @@ LOSSES = [
         domain=lambda x, t: (x, _unit(t)),
     ),
     Loss("ntxent", _grouped, "ntxent_per_example", {"temperature": 0.5}, mask="losses", mixes=True),
+    Loss(
+        "info_nce",
+        _pair,
+        "info_nce_loss",
+        {"temperature": 0.5, "chunk_size": 4},
+        floats=(0, 1),
+        mask="losses",
+        mixes=True,
+    ),
+    Loss(
+        "sigmoid_contrastive",
+        _pair,
+        "sigmoid_contrastive_loss",
+        {"scale": 2.0, "bias": -1.5, "chunk_size": 4},
+        floats=(0, 1),
+        mask="losses",
+        mixes=True,
+    ),
+    Loss(
+        "supervised_contrastive",
+        _grouped,
+        "supervised_contrastive_loss",
+        {"temperature": 0.5, "chunk_size": 4},
+        mask="losses",
+        mixes=True,
+    ),
 ]
 
 BY_NAME = {loss.name: loss for loss in LOSSES}

@@ -550,6 +550,45 @@ def ntxent_per_example(embeddings, labels, temperature=0.07):
     return out
 
 
+def _similarities(x1, x2, scale, bias=0.0):
+    x1, x2 = (np.asarray(x, np.float64).tolist() for x in (x1, x2))
+    return [[scale * _sum(map(_times, a, b)) + bias for b in x2] for a in x1]
+
+
+def info_nce_loss(x1, x2, *, temperature=0.07, symmetric=True, chunk_size=None):
+    z = _similarities(x1, x2, 1 / temperature)
+    places = range(len(z))
+    losses = [_negative_log_softmax(z[i])[0][i] for i in places]
+    if symmetric:
+        columns = ([z[j][i] for j in places] for i in places)
+        losses = [
+            (loss + _negative_log_softmax(column)[0][i]) / 2
+            for i, (loss, column) in enumerate(zip(losses, columns, strict=True))
+        ]
+    return np.array(losses)
+
+
+def sigmoid_contrastive_loss(x1, x2, *, scale, bias, chunk_size=None):
+    z = _similarities(x1, x2, scale, bias)
+    out = np.zeros(len(z))
+    for i, row in enumerate(z):
+        # log(1 + exp(-u)) is the cross entropy of u against 0.
+        signed = (u if i == j else -u for j, u in enumerate(row))
+        out[i] = _sum(_negative_log_softmax([u, 0.0])[0][0] for u in signed)
+    return out
+
+
+def supervised_contrastive_loss(embeddings, labels, *, temperature=0.07, chunk_size=None):
+    z, y = _similarities(embeddings, embeddings, 1 / temperature), np.asarray(labels).tolist()
+    out = np.zeros(len(y))
+    for i in range(len(y)):
+        others = [a for a in range(len(y)) if a != i]
+        each = _negative_log_softmax([z[i][a] for a in others])[0] if others else []
+        own = [each[k] for k, a in enumerate(others) if y[a] == y[i]]
+        out[i] = _sum(own) / len(own) if own else 0.0
+    return out
+
+
 def reduce(losses, reduction="mean", *, weights=None, where=None, normalizer=None):
     assert reduction in ("none", "mean", "sum", "batchmean")
     kept = _mask(where, losses)

@@ -820,6 +820,51 @@ STATIC = [
         "ntxent: `temperature` must be positive, got 0.0",
     ),
     (
+        lambda: jaxloss.info_nce_loss(X[0], X[0]),
+        ValueError,
+        "info_nce_loss: `x1` must have shape (N, D), got (3,)",
+    ),
+    (
+        lambda: jaxloss.info_nce_loss(X, X[:, :2]),
+        ValueError,
+        "info_nce_loss: `x2` must have `x1`'s shape (2, 3), got (2, 2)",
+    ),
+    (
+        lambda: jaxloss.info_nce_loss(X, X, temperature=0),
+        ValueError,
+        "info_nce_loss: `temperature` must be positive, got 0",
+    ),
+    (
+        lambda: jaxloss.info_nce_loss(X, X, chunk_size=0),
+        ValueError,
+        "info_nce_loss: `chunk_size` must be an integer of 1 or more, got 0",
+    ),
+    (
+        lambda: jaxloss.info_nce_loss(X, X, symmetric="no"),
+        ValueError,
+        "info_nce_loss: `symmetric` must be False or True, got 'no'",
+    ),
+    (
+        lambda: jaxloss.sigmoid_contrastive_loss(X, X, scale=X, bias=0.0),
+        ValueError,
+        "sigmoid_contrastive_loss: `scale` must be a number, got shape (2, 3)",
+    ),
+    (
+        lambda: jaxloss.sigmoid_contrastive_loss(X, X, scale=1.0, bias=0.0, where=X > 0),
+        ValueError,
+        "sigmoid_contrastive_loss: `where` must have the rank of `x1` and broadcast to its shape",
+    ),
+    (
+        lambda: jaxloss.supervised_contrastive_loss(X, X),
+        TypeError,
+        "supervised_contrastive_loss: `labels` must be an array of integers, got float32",
+    ),
+    (
+        lambda: jaxloss.supervised_contrastive_loss(X, jnp.zeros(3, int)),
+        ValueError,
+        "supervised_contrastive_loss: `labels` must have shape (2,), got (3,)",
+    ),
+    (
         lambda: jaxloss.smooth_labels(X, 2),
         ValueError,
         "smooth_labels: `alpha` must be between 0 and 1, got 2",
@@ -1139,6 +1184,11 @@ FAULTS = [
         lambda t: jaxloss.ntxent(X, Y, t),
         jnp.float32(0),
         "ntxent: `temperature` must be positive",
+    ),
+    (
+        lambda t: jaxloss.info_nce_loss(X, X, temperature=t),
+        jnp.float32(0),
+        "info_nce_loss: `temperature` must be positive",
     ),
     (
         lambda y: jaxloss.ctc_loss_with_forward_probs(LOGITS, FRAMES, y, PADDINGS),

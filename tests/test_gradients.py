@@ -263,6 +263,10 @@ def test_hessian_at_logit_0_is_that_of_the_sigmoid():
         ("tversky", "beta", 0.6),
         ("generalized_dice", "smooth", 0.5),
         ("ntxent", "temperature", 0.4),
+        ("info_nce", "temperature", 0.4),
+        ("supervised_contrastive", "temperature", 0.4),
+        ("sigmoid_contrastive", "scale", 1.5),
+        ("sigmoid_contrastive", "bias", -0.5),
     ],
 )
 def test_hyper_parameters_are_differentiable(name, argument, value, x64):

@@ -20,6 +20,7 @@ PLATFORMS = ["cpu", "cuda", "tpu", "rocm"]
 
 # Their loops over blocks of examples need to know how many; the adaptive softmax's likewise.
 IN_BLOCKS = {"linear", "linear_smoothed"}
+IN_BLOCKS |= {"info_nce", "sigmoid_contrastive", "supervised_contrastive"}
 SYMBOLIC = [(loss, door) for loss, door in OUTERMOST if loss.name not in IN_BLOCKS]
 KNOWN = [(loss, door) for loss, door in OUTERMOST if loss.name in IN_BLOCKS]
 

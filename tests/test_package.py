@@ -105,7 +105,13 @@ ROWLESS = {
         "Statistics",
     },
     jaxloss.functional: {"forced_align"},
-    jaxloss.modules: {"AdaptiveLogSoftmaxWithLoss", "AdaptiveOutput", "LinearCrossEntropyLoss"},
+    jaxloss.modules: {
+        "AdaptiveLogSoftmaxWithLoss",
+        "AdaptiveOutput",
+        "InfoNCELoss",
+        "LinearCrossEntropyLoss",
+        "SigmoidContrastiveLoss",
+    },
 }
 
 

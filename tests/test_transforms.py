@@ -1,5 +1,6 @@
 """jit, vmap, scan, shard_map, checkpoint and jvp of every loss, and how often it is compiled."""
 
+import functools
 from typing import Any
 
 import chex
@@ -81,6 +82,12 @@ def compilations():
 X = np.array([[1.0, 0.5, 0.25], [3.0, -1.0, 0.0]], np.float32)
 Y = np.array([[0.25, 2.5, 1.0], [0.5, 0.1, -0.75]], np.float32)
 CLASSES = np.array([1, 0], np.int32)
+
+
+def _partly(f, **fixed):
+    return functools.wraps(f)(functools.partial(f, **fixed))
+
+
 CHANGES = [
     (jaxloss.huber_loss, (X, Y), "delta", 0.5, 0.75),
     (jaxloss.smooth_l1_loss, (X, Y), "beta", 0.5, 0.75),
@@ -103,6 +110,16 @@ CHANGES = [
     (jaxloss.dice_loss, (X, np.abs(Y)), "smooth", 0.5, 0.75),
     (jaxloss.dice_loss, (X, np.abs(Y)), "alpha", 0.5, 0.75),
     (jaxloss.ntxent, (np.tile(X, (2, 1)), np.tile(CLASSES, 2)), "temperature", 0.5, 0.75),
+    (jaxloss.info_nce_loss, (X, Y), "temperature", 0.5, 0.75),
+    (_partly(jaxloss.sigmoid_contrastive_loss, bias=0.5), (X, Y), "scale", 0.5, 0.75),
+    (_partly(jaxloss.sigmoid_contrastive_loss, scale=0.5), (X[:1], Y[:1]), "bias", 0.5, 0.75),
+    (
+        jaxloss.supervised_contrastive_loss,
+        (np.tile(X, (2, 1)), np.tile(CLASSES, 2)),
+        "temperature",
+        0.5,
+        0.75,
+    ),
     (jaxloss.reduce, (X,), "normalizer", 2.0, 3.0),
     (F.huber_loss, (X, Y), "delta", 0.5, 0.75),
     (F.triplet_margin_loss, (X, Y, X + Y), "margin", 0.5, 2.0),

@@ -1,4 +1,4 @@
-"""torch.nn's loss classes as plain dataclasses: torch's constructor arguments, and the call.
+"""torch.nn's loss classes, and a few of their kind, as plain dataclasses: arguments, and the call.
 
 `jaxloss.nnx` and `jaxloss.linen` make Flax modules of them.
 """
@@ -11,6 +11,8 @@ from jaxloss.modules.binary import BCELoss as BCELoss
 from jaxloss.modules.binary import BCEWithLogitsLoss as BCEWithLogitsLoss
 from jaxloss.modules.binary import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from jaxloss.modules.binary import SoftMarginLoss as SoftMarginLoss
+from jaxloss.modules.contrast import InfoNCELoss as InfoNCELoss
+from jaxloss.modules.contrast import SigmoidContrastiveLoss as SigmoidContrastiveLoss
 from jaxloss.modules.cross_entropy import CrossEntropyLoss as CrossEntropyLoss
 from jaxloss.modules.embedding import CosineEmbeddingLoss as CosineEmbeddingLoss
 from jaxloss.modules.embedding import TripletMarginLoss as TripletMarginLoss

@@ -37,8 +37,8 @@ class LinearLoss(Loss):
 
     def _check_layers(self) -> None:
         if self.dtype is not None:
-            _check_floating("dtype", self.dtype)
-        _check_floating("param_dtype", self.param_dtype)
+            check_floating("dtype", self.dtype)
+        check_floating("param_dtype", self.param_dtype)
         rule = "be an initializer, which takes a key, a shape and a dtype"
         if not callable(self.kernel_init):
             checks.fail(TypeError, "kernel_init", rule, repr(self.kernel_init))
@@ -60,7 +60,7 @@ class LinearLoss(Loss):
         return array if jnp.iscomplexobj(array) else array.astype(self.dtype)
 
 
-def _check_floating(name: str, dtype: Any) -> None:
+def check_floating(name: str, dtype: Any) -> None:
     try:
         holds = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
     except TypeError:

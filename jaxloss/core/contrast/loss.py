@@ -1,0 +1,319 @@
+"""Losses that tell the examples that belong together from all others of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+
+from jaxloss._base import checks, elementwise, meshes
+from jaxloss._base.call import public
+from jaxloss.core.classes.axes import AxisName
+from jaxloss.core.contrast.pairs import How, Pairs, Side, Statistic, found
+from jaxloss.core.contrast.statistics import Count, LogSum, SoftplusSum, Sum, lowest
+from jaxloss.core.linear.problem import How as Products
+
+# How many similarities a block makes by default; and how many columns it has even if they make
+# more, for with these it is no larger than the embeddings.
+_BLOCK_SCORES = 2**22
+_BLOCK_COLUMNS = 1024
+
+
+@public(static=("symmetric", "chunk_size", "axis_name"), domain={"temperature": checks.POSITIVE})
+def info_nce_loss(
+    x1: ArrayLike,
+    x2: ArrayLike,
+    *,
+    temperature: ArrayLike = 0.07,
+    where: ArrayLike | None = None,
+    symmetric: bool = True,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """InfoNCE, by which CLIP is trained: which row of x2 belongs to a row of x1, and which of x1
+    to one of x2.
+
+    loss_i = -log softmax_j(x1_i · x2_j / temperature)_i; if `symmetric`, the mean of that and of
+    -log softmax_j(x1_j · x2_i / temperature)_i. An example without any other has loss 0.
+
+    Embeddings are taken as they are: normalise them before. Half embeddings go into the products
+    as they are, summed in float32; the gradient of the similarities is rounded to their dtype
+    before its own products, unless `jax.default_matmul_precision` is "highest". That holds for
+    products of float32 as well, which TPUs and GPUs round by default.
+
+    Similarities exist for a few columns at a time, in either direction of differentiation; they
+    are made once for both terms of a symmetric loss. On a mesh whose axis types are explicit, and
+    inside `jax.shard_map` with `axis_name`, rows stay where they are, and the embeddings of x2 go
+    round from device to device, at no time all of them on one. With automatic axis types the
+    compiler decides.
+
+    Args:
+      x1: floating-point array (N, D).
+      x2: likewise; row i belongs to row i of `x1`.
+      temperature: above 0.
+      where: boolean, (N,) or (1,): the pairs that take part, neither as examples nor as contrast
+        else. The others may hold anything: their loss and gradient are 0.
+      symmetric: whether the rows of x2 are told apart as well.
+      chunk_size: how many columns of similarities exist at a time. By default as many as make 4
+        million similarities, or min(D, 1024) where that is more.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
+        of all devices are the contrast.
+
+    Returns:
+      One loss per pair, (N,); at least float32.
+
+    Raises:
+      TypeError: `x1` or `x2` is not floating-point.
+      ValueError: the shapes, `temperature` or `chunk_size` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> images = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+      >>> texts = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
+      >>> print(jaxloss.info_nce_loss(images, texts, temperature=0.5))
+      [1.0711 1.0711 0.4604]
+
+    Source: van den Oord et al., Representation learning with contrastive predictive coding,
+    arXiv:1807.03748; Radford et al., Learning transferable visual models from natural language
+    supervision, arXiv:2103.00020.
+    """
+    (x1, x2), where = _embeddings(where, x1=x1, x2=x2)
+    scale = 1 / checks.number("temperature", temperature, x1)
+
+    def part(x1, x2, where, scale, axis_name):
+        negative = Statistic(LogSum)
+        how = _how(x1, (negative,), (negative,) * symmetric, chunk_size, axis_name)
+        pairs = _paired(x1, x2, where, scale, None, axis_name)
+        own = _own(pairs)
+        both = [x for sums in found(pairs, how) for x in sums]
+        losses = sum((_behind(log_sum, own) for log_sum in both), start=jnp.zeros_like(own))
+        return _present(where, losses / len(both))
+
+    return _by_device(part, (x1, x2, where), (scale,), axis_name)
+
+
+@public(static=("chunk_size", "axis_name"))
+def sigmoid_contrastive_loss(
+    x1: ArrayLike,
+    x2: ArrayLike,
+    *,
+    scale: ArrayLike,
+    bias: ArrayLike,
+    where: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """The pairwise sigmoid loss, by which SigLIP is trained: whether two rows belong together.
+
+    loss_i = Σ_j log(1 + exp(-z_ij (scale x1_i · x2_j + bias))), z_ij = 1 for i = j and -1 else.
+    The paper's loss is the mean of them, that is Σ_ij / N.
+
+    Products, memory and meshes as in `info_nce_loss`.
+
+    Args:
+      x1: floating-point array (N, D).
+      x2: likewise; row i belongs to row i of `x1`.
+      scale: of the similarities, the inverse of a temperature. SigLIP learns its logarithm, log 10
+        at first.
+      bias: added to the similarities. SigLIP learns it, -10 at first.
+      where: boolean, (N,) or (1,): the pairs that take part, neither as examples nor as contrast
+        else. The others may hold anything: their loss and gradient are 0.
+      chunk_size: how many columns of similarities exist at a time, as in `info_nce_loss`.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
+        of all devices are the contrast.
+
+    Returns:
+      One loss per row of `x1`, (N,); at least float32.
+
+    Raises:
+      TypeError: `x1` or `x2` is not floating-point.
+      ValueError: the shapes or `chunk_size` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> images = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+      >>> texts = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
+      >>> print(jaxloss.sigmoid_contrastive_loss(images, texts, scale=10.0, bias=-10.0))
+      [2.8201 2.8382 0.7113]
+
+    Source: Zhai et al., Sigmoid loss for language image pre-training, arXiv:2303.15343.
+    """
+    (x1, x2), where = _embeddings(where, x1=x1, x2=x2)
+    numbers = (checks.number("scale", scale, x1), checks.number("bias", bias, x1))
+
+    def part(x1, x2, where, scale, bias, axis_name):
+        how = _how(x1, (Statistic(SoftplusSum),), (), chunk_size, axis_name)
+        pairs = _paired(x1, x2, where, scale, bias, axis_name)
+        ((others,), _) = found(pairs, how)
+        return _present(where, others + elementwise.softplus(-_own(pairs)))
+
+    return _by_device(part, (x1, x2, where), numbers, axis_name)
+
+
+@public(
+    static=("chunk_size", "axis_name"),
+    labels=("labels",),
+    domain={"temperature": checks.POSITIVE},
+)
+def supervised_contrastive_loss(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 0.07,
+    where: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """The supervised contrastive loss: which of the other examples have the same label.
+
+    loss_i = mean over the positives p of -log exp(s_ip) / Σ_{a ≠ i} exp(s_ia), with s_ij =
+    embeddings_i · embeddings_j / temperature; the positives are the other examples of the label.
+    It is the paper's outer form. 0, with gradient 0, for an example without a positive.
+
+    Products, memory and meshes as in `info_nce_loss`.
+
+    Args:
+      embeddings: floating-point array (N, D), taken as they are: normalise them before.
+      labels: integer array (N,): the same for examples that belong together. Any integers.
+      temperature: above 0.
+      where: boolean, (N,) or (1,): the examples that take part, neither with a loss nor as
+        contrast else. The others may hold anything: their loss and gradient are 0.
+      chunk_size: how many columns of similarities exist at a time, as in `info_nce_loss`.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
+        of all devices are the contrast, and labels are compared between devices.
+
+    Returns:
+      One loss per example, (N,); at least float32.
+
+    Raises:
+      TypeError: `embeddings` is not floating-point or `labels` not integer.
+      ValueError: the shapes, `temperature` or `chunk_size` do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxloss
+      >>> jnp.set_printoptions(precision=4)
+      >>> embeddings = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+      >>> labels = jnp.array([0, 0, 1])
+      >>> print(jaxloss.supervised_contrastive_loss(embeddings, labels, temperature=0.5))
+      [0.1839 0.513  0.    ]
+
+    Source: Khosla et al., Supervised contrastive learning, arXiv:2004.11362.
+    """
+    (embeddings,), where = _embeddings(where, embeddings=embeddings)
+    labels = _labels(labels, embeddings)
+    scale = 1 / checks.number("temperature", temperature, embeddings)
+
+    def part(embeddings, labels, where, scale, axis_name):
+        wanted = [Statistic(LogSum)] + [Statistic(kind, True) for kind in (LogSum, Sum, Count)]
+        how = _how(embeddings, tuple(wanted), (), chunk_size, axis_name)
+        side = _side(embeddings, labels, where)
+        side = side._replace(places=_places(embeddings, axis_name))
+        (negative, positive, total, count), _ = found(Pairs(side, side, scale), how)
+        # One positive is all of their sum: what is left of it there is rounding.
+        several, is_any = count > 1, count > 0
+        spread = jnp.where(several, positive - total / jnp.where(several, count, 1), 0)
+        losses = _behind(negative, jnp.where(is_any, positive, 0)) + spread
+        return _present(where, jnp.where(is_any, losses, 0))
+
+    return _by_device(part, (embeddings, labels, where), (scale,), axis_name)
+
+
+def _embeddings(
+    where: ArrayLike | None, **values: ArrayLike
+) -> tuple[list[jax.Array], jax.Array | None]:
+    """The embeddings and the mask, (N,)."""
+    arrays = checks.operands(**values)
+    (name, first), *_ = zip(values, arrays, strict=True)
+    if first.ndim != 2:
+        checks.fail(ValueError, name, "have shape (N, D)", first.shape)
+    checks.same_shape(**dict(zip(values, arrays, strict=True)))
+    where = checks.mask(where, name, jax.ShapeDtypeStruct(first.shape[:1], first.dtype))
+    return arrays, None if where is None else jnp.broadcast_to(where, first.shape[:1])
+
+
+def _labels(labels: ArrayLike, embeddings: jax.Array) -> jax.Array:
+    labels = checks.array("labels", labels)
+    if jnp.issubdtype(labels.dtype, jnp.unsignedinteger):
+        # They are only compared: others than 0 to 2**31 stay apart as negative ones.
+        size = labels.dtype.itemsize
+        labels = lax.bitcast_convert_type(labels, jnp.dtype(f"int{8 * size}"))
+    return checks.labels("labels", labels, embeddings.shape[:1])
+
+
+def _how(embeddings, of_rows, of_columns, chunk_size, axis_name) -> How:
+    count, features = embeddings.shape
+    if chunk_size is None:
+        rows = max(1, count // meshes.spread())
+        chunk_size = max(1, _BLOCK_SCORES // rows, min(features, _BLOCK_COLUMNS))
+    checks.at_least(1, "chunk_size", chunk_size)
+    rounds = Products().rounds(embeddings)
+    return How(of_rows, of_columns, embeddings.dtype, rounds, int(chunk_size), axis_name)
+
+
+def _places(embeddings: jax.Array, axis_name: AxisName) -> jax.Array:
+    """Where the examples stand among those of all devices."""
+    count = len(embeddings)
+    places = lax.iota(jnp.int32, count)
+    return places if axis_name is None else places + count * lax.axis_index(axis_name)
+
+
+def _side(embeddings: jax.Array, labels: jax.Array, where: jax.Array | None) -> Side:
+    # In float32 from here on, so that the gradient of a half embedding is rounded when it is whole.
+    embeddings = embeddings.astype(checks.wide(embeddings.dtype))
+    if where is not None:
+        embeddings = jnp.where(where[:, None], embeddings, 0)
+    return Side(embeddings, labels, where=where)
+
+
+def _paired(x1, x2, where, scale, bias, axis_name) -> Pairs:
+    """Rows and columns of which those of one place belong together."""
+    rows, columns = (_side(x, _places(x, axis_name), where) for x in (x1, x2))
+    return Pairs(rows, columns, scale, bias)
+
+
+def _own(pairs: Pairs) -> jax.Array:
+    """The similarity of each row to the column of its place."""
+    own = pairs.scale * jnp.sum(pairs.rows.embeddings * pairs.columns.embeddings, 1)
+    return own if pairs.bias is None else own + pairs.bias
+
+
+def _behind(log_sum: jax.Array, own: jax.Array) -> jax.Array:
+    """-log of the own share of a softmax, from the log-sum of all others; 0 without any.
+
+    The others alone keep their digits where they add next to nothing.
+    """
+    alone = log_sum <= lowest(log_sum.dtype)
+    return jnp.where(alone, 0, elementwise.softplus(jnp.where(alone, 0, log_sum - own)))
+
+
+def _present(where: jax.Array | None, losses: jax.Array) -> jax.Array:
+    return losses if where is None else jnp.where(where, losses, 0)
+
+
+def _by_device(
+    part: Callable[..., jax.Array], arrays: tuple, numbers: tuple, axis_name: AxisName
+) -> jax.Array:
+    """part(*arrays, *numbers, axis_name); by explicit axes of what each device holds."""
+    typed = [x for x in arrays if x is not None and meshes.explicit_axes(x)[1]]
+    if not typed:
+        return part(*arrays, *numbers, axis_name)
+    first = typed[0]
+    names = jax.typeof(first).sharding.spec[0]
+    axes = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    outer = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
+
+    def of_device(arrays, numbers):
+        return part(*arrays, *numbers, (*outer, *axes) or None)
+
+    specs = jax.tree.map(lambda x: PartitionSpec(axes or None), arrays)
+    specs = specs, jax.tree.map(lambda _: PartitionSpec(), numbers)
+    return meshes.by_device(of_device, (arrays, numbers), first, specs, PartitionSpec(axes or None))

@@ -1,0 +1,111 @@
+"""What is summed over the pairs of an example: in parts, which merge, and by its derivative.
+
+The parts are a peak and a total, and nothing yet is zeros: so that blocks of pairs can be merged in
+any order, on any device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxloss._base import elementwise, xla
+
+
+class Parts(NamedTuple):
+    """total · exp(peak) of a log-sum; of a plain sum the total alone."""
+
+    peak: jax.Array
+    total: jax.Array
+
+
+def merged(one: Parts, other: Parts) -> Parts:
+    """Those of the pairs of both."""
+    low = lowest(one.peak.dtype)
+    peaks = [jnp.where(parts.total == 0, low, parts.peak) for parts in (one, other)]
+    peak = jnp.maximum(*peaks)
+    totals = (p.total * jnp.exp(x - peak) for p, x in zip((one, other), peaks, strict=True))
+    return Parts(peak, sum(totals, start=jnp.zeros_like(peak)))
+
+
+def lowest(dtype: jnp.dtype) -> float:
+    """What stands for the log-sum of no pairs: infinities would make NaN of each other."""
+    return float(jnp.finfo(dtype).min)
+
+
+class LogSum:
+    """log Σ exp z; `lowest` where there is no pair."""
+
+    @staticmethod
+    def parts(z: jax.Array, mask: jax.Array, axis: int) -> Parts:
+        # XLA stores a selection before it sums it, so that there is only one. What is absent lies
+        # so far below any peak that its exponential is 0.
+        low = lowest(z.dtype)
+        z = jnp.where(mask, z, low)
+        peak = jnp.max(z, axis, keepdims=True, initial=low / 2)
+        return Parts(jnp.squeeze(peak, axis), jnp.sum(jnp.exp(z - peak), axis))
+
+    @staticmethod
+    def value(parts: Parts) -> jax.Array:
+        none = parts.total == 0
+        found = parts.peak + jnp.log(jnp.where(none, 1, parts.total))
+        return jnp.where(none, lowest(found.dtype), found)
+
+    @staticmethod
+    def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
+        # Masked before the exponential, which may overflow, and has derivatives of its own.
+        return jnp.exp(xla.filled(mask, z - value, -jnp.inf))
+
+
+class _PlainSum:
+    @staticmethod
+    def term(z: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    @classmethod
+    def parts(cls, z: jax.Array, mask: jax.Array, axis: int) -> Parts:
+        total = jnp.sum(jnp.where(mask, cls.term(z), 0), axis)
+        return Parts(jnp.zeros_like(total), total)
+
+    @staticmethod
+    def value(parts: Parts) -> jax.Array:
+        return parts.total
+
+
+class Sum(_PlainSum):
+    """Σ z."""
+
+    @staticmethod
+    def term(z: jax.Array) -> jax.Array:
+        return z
+
+    @staticmethod
+    def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
+        return mask.astype(z.dtype)
+
+
+class Count(_PlainSum):
+    """How many pairs there are."""
+
+    @staticmethod
+    def term(z: jax.Array) -> jax.Array:
+        return jnp.ones_like(z)
+
+    @staticmethod
+    def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.zeros_like(z)
+
+
+class SoftplusSum(_PlainSum):
+    """Σ log(1 + exp z)."""
+
+    @staticmethod
+    def term(z: jax.Array) -> jax.Array:
+        return elementwise.softplus(z)
+
+    @staticmethod
+    def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
+        return xla.filled(mask, lax.logistic(z), 0)
