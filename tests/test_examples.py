@@ -18,12 +18,14 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
 def load(name):
-    """An example as a module."""
+    """An example as a module, which may import its neighbours as it does when it is run."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        spec.loader.exec_module(module)
     return module
 
 
