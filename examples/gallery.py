@@ -11,13 +11,13 @@ import argparse
 import itertools
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from gallery_panels import Panel, Surface, cross_entropy, elementwise, margins
+from gallery_panels import Panel, Surface, beyond_torch, cross_entropy, elementwise, margins
 from PIL import Image
 from tqdm import tqdm
 
@@ -120,8 +120,8 @@ def draw_panels(
     return figure, furthest
 
 
-def draw_ctc(seed: int) -> Figure:
-    """What a noisy network says, where CTC finds the labels in it, and the gradient."""
+def draw_sequences(seed: int) -> dict[str, Figure]:
+    """A noisy network's frames under both losses of labels without times."""
     symbols = ["blank", *sorted({*SPOKEN}), "c", "d"]
     labels = jnp.array([symbols.index(symbol) for symbol in SPOKEN])
     rng = np.random.default_rng(seed)
@@ -130,27 +130,72 @@ def draw_ctc(seed: int) -> Figure:
     for moment, label in zip(times, np.asarray(labels), strict=True):
         logits[:, label] += 4 * np.exp(-(((np.arange(FRAMES) - moment) / 2) ** 2))
     logits[:, 0] += 1.5
-    rest = jnp.zeros(FRAMES), labels, jnp.zeros(len(SPOKEN))
     logits = jnp.asarray(logits, jnp.float32)
+    return {"ctc": draw_ctc(logits, labels, symbols), "rnnt": draw_rnnt(logits, labels)}
+
+
+def draw_ctc(logits: jax.Array, labels: jax.Array, symbols: Sequence[str]) -> Figure:
+    """What the network says, where CTC finds the labels in it, and the gradient."""
+    rest = jnp.zeros(FRAMES), labels, jnp.zeros(len(SPOKEN))
     loss, gradient = jax.jit(jax.value_and_grad(jaxloss.ctc_loss))(logits, *rest)
     alignment = jaxloss.ctc_alignment(logits, *rest)
-
-    figure, grid = plt.subplots(3, 1, figsize=(10, 9), sharex=True, layout="constrained")
-    rows = symbols, [f"{n}: {symbol}" for n, symbol in enumerate(SPOKEN, 1)], symbols
-    images = jax.nn.softmax(logits), alignment, gradient
-    titles = (
-        f"Softmax of the logits; the loss of “{SPOKEN}” is {loss:.2f} nats",
-        "ctc_alignment: posterior of each label, the rest is blank",
-        "Gradient of ctc_loss: red falls with a step down, blue rises",
+    return draw_heat_maps(
+        {
+            f"Softmax of the logits; the loss of “{SPOKEN}” is {loss:.2f} nats": (
+                jax.nn.softmax(logits),
+                symbols,
+            ),
+            "ctc_alignment: posterior of each label, the rest is blank": (
+                alignment,
+                [f"{n}: {symbol}" for n, symbol in enumerate(SPOKEN, 1)],
+            ),
+            "Gradient of ctc_loss: red falls with a step down, blue rises": (gradient, symbols),
+        },
+        "symbol",
     )
-    units = "probability", "probability", "gradient by logit"
-    for axes, image, names, title, unit in zip(grid, images, rows, titles, units, strict=True):
-        limit = 1 if image is not gradient else float(jnp.max(jnp.abs(gradient)))
-        low, colors = (-limit, "RdBu_r") if image is gradient else (0, "Blues")
+
+
+def draw_rnnt(logits: jax.Array, labels: jax.Array) -> Figure:
+    """What a transducer says that sees these frames, and the gradient, over its lattice."""
+    # Its other half knows the word, and expects the next label or none.
+    expected = jax.nn.one_hot(labels, logits.shape[1]).at[:, 0].set(1)
+    expected = jnp.pad(expected, ((0, 1), (0, 0))).at[-1, 0].set(1)
+    joint = logits[:, None] + 4 * expected[None]
+    rest = jnp.zeros(FRAMES), labels, jnp.zeros(len(SPOKEN))
+    loss, gradient = jax.jit(jax.value_and_grad(jaxloss.rnnt_loss))(joint, *rest)
+    steps = jnp.arange(len(SPOKEN))
+    said = [f"“{SPOKEN[:n]}”" for n in range(len(SPOKEN) + 1)]
+    return draw_heat_maps(
+        {
+            f"Softmax of the next label; the loss of “{SPOKEN}” is {loss:.2f} nats": (
+                jax.nn.softmax(joint)[:, steps, labels],
+                said[:-1],
+            ),
+            "Gradient of rnnt_loss by the next label: red falls with a step down, blue rises": (
+                gradient[:, steps, labels],
+                said[:-1],
+            ),
+            "Gradient of rnnt_loss by blank, which goes on to the next frame": (
+                gradient[..., 0],
+                said,
+            ),
+        },
+        "said before",
+    )
+
+
+def draw_heat_maps(maps: Mapping[str, tuple[jax.Array, Sequence[str]]], what: str) -> Figure:
+    """Probabilities and gradients over the frames and named rows, by their titles."""
+    figure, grid = plt.subplots(len(maps), 1, figsize=(10, 9), sharex=True, layout="constrained")
+    for axes, (title, (image, names)) in zip(grid, maps.items(), strict=True):
+        is_gradient = title.startswith("Gradient")
+        limit = float(jnp.max(jnp.abs(image))) if is_gradient else 1
+        low, colors = (-limit, "RdBu_r") if is_gradient else (0, "Blues")
         heat = axes.imshow(image.T, aspect="auto", vmin=low, vmax=limit, cmap=colors)
         axes.set_yticks(range(len(names)), names)
         axes.set_title(title, fontweight="bold")
-        axes.set_ylabel("label" if names is rows[1] else "symbol")
+        axes.set_ylabel("label" if title.startswith("ctc_alignment") else what)
+        unit = "gradient by logit" if is_gradient else "probability"
         figure.colorbar(heat, ax=axes, label=unit)
     grid[-1].set_xlabel("frame")
     return figure
@@ -180,12 +225,14 @@ def main() -> None:
         "elementwise": (elementwise(), LEGEND[:4]),
         "margins": (margins(), LEGEND),
         "cross_entropy": (cross_entropy(), LEGEND[:2]),
+        "beyond_torch": (beyond_torch(), LEGEND),
     }
     for name, (panels, legend) in tqdm(pictures.items(), unit="picture", disable=None):
         figure, distance = draw_panels(panels, legend, points)
         save(figure, args.out / f"{name}.png")
         furthest = max(furthest, distance)
-    draw_ctc(args.seed).savefig(args.out / "ctc.png", dpi=100)
+    for name, figure in draw_sequences(args.seed).items():
+        figure.savefig(args.out / f"{name}.png", dpi=100)
     seconds = time.perf_counter() - start
     print(
         f"derivatives within {furthest:.1e} of the slopes of the curves,"

@@ -241,8 +241,7 @@ def cross_entropy() -> list[Panel | Surface]:
         return entropy(logits(x), 0, class_weights=jnp.array([weight, 1.0, 1.0]))
 
     def focal(x: jax.Array, gamma: int) -> jax.Array:
-        loss = entropy(logits(x), 0)
-        return (-jnp.expm1(-loss)) ** gamma * loss
+        return jaxloss.softmax_focal_loss_with_integer_labels(logits(x), 0, gamma=gamma)
 
     def soft(x: jax.Array, label: float) -> jax.Array:
         rest = (1 - label) / 2
@@ -284,5 +283,117 @@ def cross_entropy() -> list[Panel | Surface]:
             ("logit of class 1", "logit of class 2"),
             (-4, 4),
             lambda a, b: entropy(jnp.stack([jnp.zeros(()), a, b]), 0),
+        ),
+    ]
+
+
+def beyond_torch() -> list[Panel | Surface]:
+    def of_label(loss: Callable[..., jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        return lambda a, b: loss(jnp.stack([jnp.zeros(()), a, b]), 0)
+
+    def ranking(a: jax.Array, b: jax.Array) -> jax.Array:
+        scores, relevance = jnp.stack([a, b, jnp.zeros(())]), jnp.array([2.0, 1.0, 0.0])
+        return jaxloss.ranking_softmax_loss(scores, relevance, reduce_fn=None)
+
+    def dice(p: jax.Array, size: int, smooth: float) -> jax.Array:
+        region = jnp.ones((1, size))
+        return jaxloss.binary_dice_loss(p * region, region, smooth=smooth, apply_sigmoid=False)[0]
+
+    def tversky(found: jax.Array, alarms: jax.Array) -> jax.Array:
+        """Of a region of one pixel beside another pixel."""
+        pixels, truth = jnp.stack([found, alarms])[None], jnp.array([[1.0, 0.0]])
+        options = {"smooth": 0.0, "apply_softmax": False}
+        losses = jaxloss.tversky_loss(pixels[..., None], truth, alpha=0.3, beta=0.7, **options)
+        return losses[0]
+
+    def contrast(angle: jax.Array, temperature: float) -> jax.Array:
+        angles = jnp.stack([0 * angle, angle, jnp.pi / 2 + 0 * angle])
+        points = jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+        return jaxloss.ntxent_per_example(points, jnp.array([0, 0, 1]), temperature)[0]
+
+    def poly(x: jax.Array, epsilon: float) -> jax.Array:
+        logits, labels = jnp.stack([x, 0 * x, 0 * x]), jnp.array([1.0, 0.0, 0.0])
+        return jaxloss.poly_loss_cross_entropy(logits, labels, epsilon=epsilon)
+
+    def divergence(x: jax.Array, target: float) -> jax.Array:
+        return jaxloss.generalized_kl_divergence(x[None], jnp.array([target]))
+
+    others = "score of class 1 − label's", "score of class 2 − label's"
+    return [
+        of_error(
+            "L2 loss and log-cosh",
+            "loss",
+            [Curve("L2", jaxloss.l2_loss), Curve("log-cosh", jaxloss.log_cosh)],
+        ),
+        Panel(
+            "Generalized KL divergence",
+            "log of the prediction",
+            (-2, 2),
+            [Curve(f"target {t:g}", lambda x, t=t: divergence(x, t)) for t in (0, 1, 3)],
+        ),
+        Panel(
+            "Two classes, the target is 1",
+            "score",
+            (-2, 2),
+            [
+                Curve("hinge", lambda x: jaxloss.hinge_loss(x, 1.0), [1]),
+                Curve("perceptron", lambda x: jaxloss.perceptron_loss(x, 1.0), [0]),
+                Curve("sparsemax", lambda x: jaxloss.sparsemax_loss(x, 1.0)),
+            ],
+            "unit of the score",
+        ),
+        Surface("Multiclass hinge", others, (-3, 1), of_label(jaxloss.multiclass_hinge_loss)),
+        Surface(
+            "Multiclass perceptron", others, (-2, 2), of_label(jaxloss.multiclass_perceptron_loss)
+        ),
+        Surface(
+            "Multiclass sparsemax", others, (-2, 2), of_label(jaxloss.multiclass_sparsemax_loss)
+        ),
+        Panel(
+            "Sigmoid focal loss, label 1",
+            "logit, nats",
+            (-4, 4),
+            [
+                Curve(f"γ = {g}", lambda x, g=g: jaxloss.sigmoid_focal_loss(x, 1.0, gamma=g))
+                for g in (0, 1, 3)
+            ],
+        ),
+        Panel(
+            "Poly loss: cross entropy + ε (1 − p)",
+            "logit of the label, the others 0",
+            (-5, 7),
+            [
+                Curve(f"ε = {name}", lambda x, e=e: poly(x, e))
+                for name, e in (("−1", -1), ("0", 0), ("2", 2))
+            ],
+        ),
+        Surface(
+            "Ranking softmax, relevance 2, 1 and 0",
+            ("score of 2 − score of 0", "score of 1 − score of 0"),
+            (-3, 3),
+            ranking,
+        ),
+        Panel(
+            "Dice loss of a region alone",
+            "probability of each of its pixels",
+            (0, 1),
+            [
+                Curve("smooth 0", lambda p: dice(p, 1, 0.0)),
+                Curve("smooth 1, 10 pixels", lambda p: dice(p, 10, 1.0)),
+                Curve("smooth 1, 1 pixel", lambda p: dice(p, 1, 1.0)),
+            ],
+            "1 less the overlap",
+        ),
+        Surface(
+            "Tversky loss, α = 0.3, β = 0.7",
+            ("share of the region that is found", "false alarms by the region"),
+            (0.05, 1),
+            tversky,
+        ),
+        Panel(
+            "NT-Xent beside a stranger at π/2",
+            "angle between the two of a kind, radians",
+            (0, np.pi),
+            [Curve(f"temperature {t:g}", lambda a, t=t: contrast(a, t)) for t in (0.5, 1, 2)],
         ),
     ]
