@@ -157,10 +157,9 @@ def draw_ctc(logits: jax.Array, labels: jax.Array, symbols: Sequence[str]) -> Fi
 
 def draw_rnnt(logits: jax.Array, labels: jax.Array) -> Figure:
     """What a transducer says that sees these frames, and the gradient, over its lattice."""
-    # Its other half knows the word, and expects the next label or none.
-    expected = jax.nn.one_hot(labels, logits.shape[1]).at[:, 0].set(1)
-    expected = jnp.pad(expected, ((0, 1), (0, 0))).at[-1, 0].set(1)
-    joint = logits[:, None] + 4 * expected[None]
+    # Its other half knows the word: it expects the next label, or none yet.
+    expected = 2 * jnp.eye(logits.shape[1])[jnp.append(labels, 0)].at[:, 0].set(2)
+    joint = logits[:, None] + expected[None]
     rest = jnp.zeros(FRAMES), labels, jnp.zeros(len(SPOKEN))
     loss, gradient = jax.jit(jax.value_and_grad(jaxloss.rnnt_loss))(joint, *rest)
     steps = jnp.arange(len(SPOKEN))
