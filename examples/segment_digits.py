@@ -147,8 +147,8 @@ def told(name: str, scores: list[float], probabilities: np.ndarray, truth: np.nd
 
 def draw(args: argparse.Namespace, test: Canvases, results) -> None:
     """The first test canvases, the truth and what is found, and the IoU over the training."""
-    figure = plt.figure(figsize=(14, 6), layout="constrained")
-    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1.9, 1]))
+    figure = plt.figure(figsize=(12.5, 6.5), layout="constrained")
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[2.1, 1]))
     panels = left.subplots(SHOWN, 2 + len(results))
     kinds = {"missed": "tab:orange", "false alarm": "tab:blue", "found": "black"}
     colors = ListedColormap(["white", *kinds.values()])
