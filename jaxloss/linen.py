@@ -187,6 +187,14 @@ class RNNTLoss(_m.RNNTLoss, _Loss):
     pass
 
 
+class FocalLoss(_m.FocalLoss, _Loss):
+    pass
+
+
+class DiceLoss(_m.DiceLoss, _Loss):
+    pass
+
+
 class _Linear(nn.Module):
     """A linear layer's parameters in torch's layout."""
 

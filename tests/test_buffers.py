@@ -41,6 +41,8 @@ ROWS = {
     "TripletMarginLoss": "triplet",
     "TripletMarginWithDistanceLoss": "triplet",
     "LinearCrossEntropyLoss": "cross_entropy",
+    "FocalLoss": "sigmoid_focal_weighted",
+    "DiceLoss": "cross_entropy",
 }
 OPTIONS = {
     "PoissonNLLLoss": {"log_input": False},
@@ -54,6 +56,9 @@ VALUES = {
     "eps": np.float32(0.25),
     "beta": np.float32(0.125),
     "delta": np.float32(0.125),
+    "alpha": np.float32(0.125),
+    "gamma": np.float32(0.125),
+    "smooth": np.float32(0.125),
     "label_smoothing": np.float32(0.25),
     "ignore_index": np.int32(1),
 }
@@ -75,7 +80,7 @@ each_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=map("-".join
 def test_every_field_that_may_hold_an_array_is_among_these():
     assert {field for _, field in FIELDS} == base.BUFFERS | base.NUMBERS == {*VALUES}
     assert {name for name, _ in FIELDS} == {*ROWS}
-    assert len(BUFFERS) == 9
+    assert len(BUFFERS) == 11
 
 
 @functools.cache

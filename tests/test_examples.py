@@ -18,12 +18,14 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
 def load(name):
-    """An example as a module."""
+    """An example as a module, which may import its neighbours as it does when it is run."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        spec.loader.exec_module(module)
     return module
 
 
@@ -180,13 +182,13 @@ def test_gallery(tmp_path):
     assert found
     assert float(found[1]) < 0.02
     sizes = {p.stem: matplotlib.image.imread(p).shape[:2] for p in tmp_path.glob("*.png")}
-    assert {*sizes} == {"elementwise", "margins", "cross_entropy", "ctc"}
+    assert {*sizes} == {"elementwise", "margins", "cross_entropy", "beyond_torch", "ctc", "rnnt"}
     assert all(height >= 700 and width >= 1000 for height, width in sizes.values())
 
 
 def test_surfaces_of_gallery_have_the_slopes_of_their_arrows():
     gallery = load("gallery")
-    for panel in [*gallery.margins(), *gallery.cross_entropy()]:
+    for panel in [*gallery.margins(), *gallery.cross_entropy(), *gallery.beyond_torch()]:
         if not isinstance(panel, gallery.Surface):
             continue
         low, high = panel.span
@@ -291,3 +293,62 @@ def test_accumulate_gradients(tmp_path):
     height, width, _ = matplotlib.image.imread(picture).shape
     assert height > 400
     assert width > 1200
+
+
+def test_segment_digits(tmp_path):
+    picture = tmp_path / "regions.png"
+    output = run("segment_digits", picture)
+    numbers = (
+        r"IoU (\S+) with cross entropy \((\S+) at .*\)"
+        r" and (\S+) with Dice \+ focal \((\S+) at .*\); (\S+)% of the pixels"
+    )
+    found = re.search(numbers, output)
+    assert found
+    cross_entropy, best_cross_entropy, both, best_both, share = map(float, found.groups())
+    assert 1 < share < 2  # Which is the IoU of finding all pixels.
+    assert both > cross_entropy + 0.02
+    assert both > 0.25
+    assert best_cross_entropy >= cross_entropy
+    assert best_both >= both
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 500
+    assert width > 1200
+
+
+def test_canvases_of_segment_digits(monkeypatch):
+    segments = load("segment_digits")
+    monkeypatch.setattr(segments, "NOISE", 0.0)
+    images, test_images = segments.digits()
+    assert not {x.tobytes() for x in images} & {x.tobytes() for x in test_images}
+    canvases = segments.paint(np.random.default_rng(0), 50, images)
+    assert np.all(canvases.images[canvases.truth] > segments.INK)
+    rows, columns = (np.any(canvases.truth, axis).sum(1) for axis in (2, 1))
+    assert max(rows.max(), columns.max()) <= segments.SIZE
+    assert min(np.sum(canvases.truth, (1, 2))) > 10
+    clutter = np.sum((canvases.images > segments.INK) & ~canvases.truth, (1, 2))
+    assert np.median(clutter) > 2 * np.median(np.sum(canvases.truth, (1, 2)))
+
+
+def test_overlap_of_segment_digits():
+    segments = load("segment_digits")
+    found, truth = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
+    assert segments.iou(found, truth) == pytest.approx(1 / 3)
+    assert segments.iou(truth, truth) == 1
+
+
+def test_network_of_segment_digits_follows_what_moves():
+    segments = load("segment_digits")
+    model = segments.Network(nnx.Rngs(0))
+    image = np.zeros((segments.SIDE, segments.SIDE), np.float32)
+    image[16:20, 14:19] = np.random.default_rng(0).random((4, 5), np.float32)
+    moved = np.roll(image, (2, 4), (0, 1))
+    logits, of_moved = model(jnp.asarray(np.stack([image, moved])))[:, 0]
+    inside = np.s_[12:28, 12:28]
+    np.testing.assert_allclose(
+        np.roll(of_moved, (-2, -4), (0, 1))[inside], logits[inside], rtol=1e-4
+    )
+    # A block of 2 x 2 sees 1 pixel around by `conv1`, and 2, 4 and 2 by the others.
+    noise = jnp.asarray(np.random.default_rng(1).normal(size=image.shape), jnp.float32)
+    seen = np.asarray(jax.grad(lambda x: model(x[None])[0, 0, 21, 20])(noise))
+    rows, columns = (np.flatnonzero(np.any(seen, axis)) for axis in (1, 0))
+    assert (rows.min(), rows.max()) == (columns.min(), columns.max()) == (20 - 9, 21 + 9)

@@ -14,6 +14,8 @@ from flax import nnx, serialization
 import jaxloss.linen
 import jaxloss.nnx
 from jaxloss import functional as F
+from jaxloss.functional.focal import focal_loss
+from jaxloss.functional.overlap import dice_loss
 
 WEIGHT = np.array([0.5, 2.0, 1.0, 0.25, 3.0], np.float32)
 # The class, its options, the row of the table whose inputs it takes, and its function.
@@ -70,6 +72,18 @@ MODULES = [
     ),
     ("CTCLoss", {"zero_infinity": True}, "ctc", F.ctc_loss),
     ("RNNTLoss", {"blank": 0, "clamp": 0.125}, "rnnt", F.rnnt_loss),
+    (
+        "FocalLoss",
+        {"alpha": 0.25, "gamma": 0.5, "weight": WEIGHT, "ignore_index": 1},
+        "sigmoid_focal_weighted",
+        focal_loss,
+    ),
+    (
+        "DiceLoss",
+        {"smooth": 0.5, "weight": WEIGHT, "ignore_index": 1},
+        "cross_entropy",
+        dice_loss,
+    ),
     (
         "TripletMarginWithDistanceLoss",
         {"margin": 0.5, "swap": True},

@@ -18,6 +18,7 @@ import jaxloss.linen
 import jaxloss.nnx
 from jaxloss import functional as F
 from jaxloss._base import checks
+from jaxloss.modules import base
 
 
 def numbers():
@@ -52,7 +53,7 @@ def numbers():
     for name, (_, options, row, _) in classes.items():
         inputs = rows[row].as_torch(*rows[row].inputs(seed=1))
         for option in options:
-            if option in ("margin", "p", "eps", "beta", "delta", "label_smoothing"):
+            if option == "p" or option in base.NUMBERS - {"ignore_index"}:
                 for door in (jaxloss.nnx, jaxloss.linen):
 
                     def build(value, door=door, name=name, inputs=inputs, option=option):

@@ -131,7 +131,10 @@ def peaked(strength, frames, labels):
 @functools.cache
 def optimised():
     """What an optimiser could break is tested as optimised code."""
-    shapes = jax.ShapeDtypeStruct((2000, 201, 8), jnp.float32), jax.ShapeDtypeStruct((200,), jnp.int32)
+    shapes = (
+        jax.ShapeDtypeStruct((2000, 201, 8), jnp.float32),
+        jax.ShapeDtypeStruct((200,), jnp.int32),
+    )
     return hlo.optimised(functools.partial(value_and_gradient, whole), *shapes)
 
 

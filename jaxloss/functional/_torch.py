@@ -163,6 +163,26 @@ def class_targets(
     return ClassTargets(input, classes, found, where, weights)
 
 
+class Answers(NamedTuple):
+    """Targets in the shape of the scores: of each element whether it is of its class."""
+
+    targets: jax.Array
+    where: jax.Array
+
+
+def answers(input: ArrayLike, target: ArrayLike, ignore_index: ArrayLike) -> Answers | None:
+    """Targets that are no class indices. Those of a single class may leave its axis out."""
+    dim, shape = class_dimension(input), jnp.shape(input)
+    target = checks.array("target", target)
+    if shape[dim] == 1 and target.shape == shape[:dim] + shape[dim + 1 :]:
+        target = jnp.expand_dims(target, dim)
+    if target.shape != shape:
+        return None
+    if target.dtype == bool:
+        target = target.astype(jnp.int32)
+    return Answers(target, present(target, ignore_index))
+
+
 def present(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:
     """Whether each label, in the dtype in which it came, is another than `ignore_index`."""
     if ignore_index is None:
@@ -170,6 +190,8 @@ def present(target: jax.Array, ignore_index: ArrayLike) -> jax.Array:
     ignored = jnp.asarray(ignore_index)
     if ignored.ndim or not jnp.issubdtype(ignored.dtype, jnp.integer):
         checks.fail(TypeError, "ignore_index", "be an integer", ignored.aval.str_short())
+    if not jnp.issubdtype(target.dtype, jnp.integer):
+        return target != ignored.astype(target.dtype)
     if ignored.dtype == target.dtype:
         return target != ignored
     # A cast to either's dtype would take one number for another: 2^32 - 1 is not -1.

@@ -1,4 +1,6 @@
 """torch.nn's loss classes, and a few of their kind, as plain dataclasses: arguments, and the call.
+"""torch.nn's loss classes as plain dataclasses: torch's constructor arguments, and the call; and
+FocalLoss and DiceLoss, in torch's manner.
 
 `jaxloss.nnx` and `jaxloss.linen` make Flax modules of them.
 """
@@ -17,6 +19,7 @@ from jaxloss.modules.cross_entropy import CrossEntropyLoss as CrossEntropyLoss
 from jaxloss.modules.embedding import CosineEmbeddingLoss as CosineEmbeddingLoss
 from jaxloss.modules.embedding import TripletMarginLoss as TripletMarginLoss
 from jaxloss.modules.embedding import TripletMarginWithDistanceLoss as TripletMarginWithDistanceLoss
+from jaxloss.modules.focal import FocalLoss as FocalLoss
 from jaxloss.modules.likelihood import GaussianNLLLoss as GaussianNLLLoss
 from jaxloss.modules.likelihood import KLDivLoss as KLDivLoss
 from jaxloss.modules.likelihood import NLLLoss as NLLLoss
@@ -27,6 +30,7 @@ from jaxloss.modules.margin import HingeEmbeddingLoss as HingeEmbeddingLoss
 from jaxloss.modules.margin import MarginRankingLoss as MarginRankingLoss
 from jaxloss.modules.margin import MultiLabelMarginLoss as MultiLabelMarginLoss
 from jaxloss.modules.margin import MultiMarginLoss as MultiMarginLoss
+from jaxloss.modules.overlap import DiceLoss as DiceLoss
 from jaxloss.modules.regression import HuberLoss as HuberLoss
 from jaxloss.modules.regression import L1Loss as L1Loss
 from jaxloss.modules.regression import MSELoss as MSELoss

@@ -16,7 +16,7 @@ from jaxloss.functional._torch import legacy_reduction
 # Fields that hold an array, and numbers that a program may compute. An array in one of them is
 # data: `jaxloss.nnx` keeps it in the state, `jaxloss.linen` as a constant.
 BUFFERS = frozenset({"weight", "pos_weight"})
-NUMBERS = frozenset({"margin", "eps", "beta", "delta", "label_smoothing", "ignore_index"})
+NUMBERS = frozenset("margin eps beta delta alpha gamma smooth label_smoothing ignore_index".split())
 
 
 def value_of(field: Any) -> Any:

@@ -1,0 +1,60 @@
+"""The focal loss in torch's conventions, for the class `FocalLoss`, since torch has no function."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxloss._base import checks, elementwise
+from jaxloss._base.reduction import Reduction
+from jaxloss.core import focal as core
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import expand_weights
+from jaxloss.functional._torch import (
+    answers,
+    class_dimension,
+    class_targets,
+    reduced,
+    torch_function,
+)
+
+
+@torch_function(
+    labels=("target", "ignore_index"),
+    domain={"alpha": checks.FRACTION, "gamma": checks.NON_NEGATIVE},
+    absent_at_default=("ignore_index",),
+    name="FocalLoss",
+)
+def focal_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    alpha: ArrayLike | None = None,
+    gamma: ArrayLike = 2.0,
+    weight: ArrayLike | None = None,
+    ignore_index: ArrayLike = -100,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    """See `jaxloss.modules.FocalLoss`."""
+    found = answers(input, target, ignore_index)
+    if found is None:
+        if alpha is not None:
+            rule = "be None for class indices, whose classes have their `weight`"
+            checks.fail(ValueError, "alpha", rule, "a number")
+        scores, classes, _, where, _ = class_targets(input, target, weight, ignore_index)
+        losses = core.softmax_focal_loss_with_integer_labels(
+            scores, target, gamma=gamma, class_weights=weight, axis=classes.axes, where=where
+        )
+        taken = classes.squeeze(where)
+    else:
+        targets, taken = found
+        (input,) = checks.arrays(input=input)
+        alpha = None if alpha is None else checks.number("alpha", alpha, input)
+        gamma = checks.number("gamma", gamma, input)
+        losses = core.sigmoid_focal_loss(input, targets, alpha=alpha, gamma=gamma, where=taken)
+        classes = ClassAxes((class_dimension(input),))
+        weights = expand_weights(weight, losses, classes)
+        if weights is not None:
+            losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
+    return reduced(losses, reduction, taken.astype(losses.dtype))
