@@ -334,7 +334,7 @@ def test_share_of_the_teacher_in_distill_language_model():
 def test_tune_language_model(tmp_path):
     picture = tmp_path / "tuning.png"
     output = run("tune_language_model", picture)
-    shares = re.search(r"words with p: ([\d.]+)%, before ([\d.]+)%", output)
+    shares = re.search(r"different words with p: ([\d.]+)%, before ([\d.]+)%", output)
     nats = re.search(r"KL ([\d.]+), entropy ([\d.]+), before ([\d.]+) nats", output)
     assert shares
     assert nats
@@ -348,14 +348,24 @@ def test_tune_language_model(tmp_path):
     assert width > 1200
 
 
+def test_rewards_of_tune_language_model():
+    tune = load("tune_language_model")
+    texts = np.zeros((3, tune.PROMPT + tune.WORDS), np.int32)
+    texts[:, : tune.PROMPT] = 4  # Prompts earn nothing.
+    texts[1, tune.PROMPT :] = 3
+    texts[2, [tune.PROMPT, -2, -1]] = 3, 4, 3
+    found = tune.rewards(jnp.asarray(texts), jnp.array([0, 0, 0, 1, 1], jnp.float32))
+    np.testing.assert_allclose(found * tune.WORDS, [0, 1, 2], rtol=1e-6)
+
+
 def test_advantages_of_tune_language_model():
     tune = load("tune_language_model")
-    rewards = np.random.default_rng(0).random((3, tune.GROUP), np.float32)
-    rewards[1] = 0.3  # All alike: nothing to learn.
-    found = np.asarray(tune.advantages(jnp.asarray(rewards.ravel()))).reshape(3, -1)
+    earned = np.random.default_rng(0).random((3, tune.GROUP), np.float32)
+    earned[1] = 0.3  # All alike: nothing to learn.
+    found = np.asarray(tune.advantages(jnp.asarray(earned.ravel()))).reshape(3, -1)
     np.testing.assert_allclose(found[1], 0, atol=1e-3)
     for n in 0, 2:
-        expected = (rewards[n] - rewards[n].mean()) / rewards[n].std()
+        expected = (earned[n] - earned[n].mean()) / earned[n].std()
         np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-5)
 
 
