@@ -56,10 +56,10 @@ class Course(NamedTuple):
     entropy: jax.Array
 
 
-def prompts(stream: np.ndarray, known: list[str]) -> np.ndarray:
+def prompts(stream: np.ndarray, known: list[str]) -> jax.Array:
     """The beginnings of the paragraphs, (N, PROMPT)."""
     starts = np.flatnonzero(stream[: 1 - PROMPT] == known.index(END))
-    return stream[starts[:, None] + np.arange(PROMPT)]
+    return jnp.asarray(stream[starts[:, None] + np.arange(PROMPT)])
 
 
 @nnx.jit
@@ -158,7 +158,7 @@ def tune(
         if n % 10 == 9:
             reward, kl, entropy = map(float, course[-1])
             progress.set_postfix(reward=f"{reward:.0%}", kl=f"{kl:.2f}", entropy=f"{entropy:.2f}")
-    return Course(*(np.array(values) for values in zip(*course, strict=True)))
+    return Course(*(jnp.array(values) for values in zip(*course, strict=True)))
 
 
 def draw(args, text: language.Corpus, course: Course, samples, wanted: np.ndarray) -> None:
@@ -184,7 +184,7 @@ def draw(args, text: language.Corpus, course: Course, samples, wanted: np.ndarra
     color, axes, row = ScalarMappable(Normalize(0, 1.3), "Greens"), right.subplots(), 0
     for name, texts in samples.items():
         axes.text(0, row + 0.5, name, va="center", weight="bold")
-        row += 1.5
+        row += 1
         for numbers in texts:
             words = [text.known[i] for i in numbers]
             row = language.draw_words(axes, row, words, wanted[numbers], [[]] * len(words), color)

@@ -22,7 +22,7 @@ def page():
 
 
 def log_softmax(features, kernel):
-    logits = np.float64(features) @ np.float64(kernel).T
+    logits = np.asarray(features, np.float64) @ np.asarray(kernel, np.float64).T
     peak = logits.max(-1, keepdims=True)
     return logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True))
 
@@ -104,7 +104,7 @@ def test_dpo(page):
 
 
 def test_ppo(page):
-    advantages = np.float64(page["advantages"])
+    advantages = np.asarray(page["advantages"], np.float64)
     ratios, gains = clipped(page, advantages)
     outside = [place for place in present(page) if abs(ratios[place] - 1) > 0.2]
     assert {advantages[place] > 0 for place in outside} == {True, False}
@@ -116,7 +116,7 @@ def test_ppo(page):
 
 
 def test_grpo(page):
-    rewards = np.float64(page["rewards"])
+    rewards = np.asarray(page["rewards"], np.float64)
     advantages = np.empty_like(rewards)
     for n in range(0, len(rewards), 2):
         group = rewards[n : n + 2]
@@ -138,7 +138,7 @@ def divergence(log_p, log_q):
 
 def test_top_k_distillation(page):
     student = np.take_along_axis(log_probs(page), np.asarray(page["words"]), -1)
-    teacher = np.float64(page["teacher_log_probs"])
+    teacher = np.asarray(page["teacher_log_probs"], np.float64)
     parts = [
         np.concatenate([kept, np.log(1 - np.exp(kept).sum(-1, keepdims=True))], -1)
         for kept in (teacher, student)
