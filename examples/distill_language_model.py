@@ -115,7 +115,7 @@ def draw(args, text: language.Corpus, models: dict[str, Network], curves) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, help="of each model; 600 by default, 60 with --quick")
+    parser.add_argument("--steps", type=int, help="of each model; 400 by default, 60 with --quick")
     parser.add_argument("--share", type=float, default=0.5, help="of the teacher in the loss")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--beta", type=float, default=0.0, help="0: forward KL, 1: reverse KL")
@@ -125,7 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few steps, and a small vocabulary")
     args = parser.parse_args()
-    args.steps, args.devices = args.steps or (60 if args.quick else 600), 1
+    args.steps, args.devices = args.steps or (60 if args.quick else 400), 1
 
     start = time.perf_counter()
     text = language.corpus(1024 if args.quick else 4096)

@@ -79,7 +79,7 @@ def rewards(texts: jax.Array, wanted: jax.Array) -> jax.Array:
     """The share of wanted words in what was written, (N,); a repetition earns nothing."""
     words = jnp.sort(texts[:, PROMPT:], axis=1)
     is_new = jnp.diff(words, axis=1, prepend=-1) > 0
-    return jnp.mean(wanted[words] * is_new, axis=1)
+    return jnp.sum(wanted[words], axis=1, where=is_new) / WORDS
 
 
 def advantages(earned: jax.Array) -> jax.Array:
