@@ -3,7 +3,7 @@
 python examples/distill_language_model.py --temperature 2
 
 The small model learns once from the text alone and once from the text and the teacher, in the same
-steps. Of neither model the logits of a whole batch ever exist.
+steps. Neither model's logits of a whole batch ever exist.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def loss(model: Network, teacher: Network, batch: jax.Array, lesson: Lesson) -> 
         beta=lesson.beta,
         chunk_size=chunk_size,
     )
-    # The gradient shrinks with the square of the temperature; so the share means the same at any.
+    # The gradient shrinks with the square of the temperature: so a share means the same at any.
     taught *= lesson.temperature**2
     return jaxloss.reduce((1 - lesson.share) * text + lesson.share * taught)
 
@@ -85,7 +85,8 @@ def draw(args, text: language.Corpus, models: dict[str, Network], curves) -> Non
     axes.legend()
 
     words = text.test[:, : CONTEXT + 1]
-    readable = np.all(words > max(map(text.known.index, (UNKNOWN, END))), axis=1)
+    unreadable = [text.known.index(word) for word in (UNKNOWN, END)]
+    readable = ~np.any(np.isin(words, unreadable), axis=1)
     words = words[readable, :-1]
     teacher = models["teacher"]
     entropy = jaxloss.linear_softmax_statistics(

@@ -373,7 +373,7 @@ def test_what_tune_language_model_knows_of_its_words():
     """Words are written by the softmax that is compared, at the places where it is."""
     tune = load("tune_language_model")
     model, start = (tune.Network(6, nnx.Rngs(n)) for n in range(2))
-    model.table[...] *= 20  # Far from uniform.
+    model.table[...] *= 8  # Far from uniform.
     beginnings = jnp.zeros((4000, tune.PROMPT), jnp.int32).at[:, -1].set(3)
     texts = tune.write(model, beginnings, jax.random.key(0))
     assert texts.shape == (4000, tune.PROMPT + tune.WORDS)
@@ -387,8 +387,8 @@ def test_what_tune_language_model_knows_of_its_words():
     other = tune.compare(start, start, texts)
     gap = np.mean(found.log_prob - other.log_prob)
     assert gap > 0.1
-    np.testing.assert_allclose(gap, np.mean(found.divergence), atol=0.02)
-    np.testing.assert_allclose(-np.mean(found.log_prob), np.mean(found.entropy), atol=0.02)
+    np.testing.assert_allclose(gap, np.mean(found.divergence), atol=0.03)
+    np.testing.assert_allclose(-np.mean(found.log_prob), np.mean(found.entropy), atol=0.03)
     np.testing.assert_allclose(other.divergence, 0, atol=1e-6)
 
 
