@@ -153,8 +153,8 @@ def tune(
     progress = tqdm(range(args.steps), unit="step", disable=None)
     for n in progress:
         chosen = begins[rng.integers(len(begins), size=PROMPTS)]
-        texts = jax.random.fold_in(key, n)
-        course.append(step(weights, start, model, optimizer, wanted, chosen, texts))
+        noise = jax.random.fold_in(key, n)
+        course.append(step(weights, start, model, optimizer, wanted, chosen, noise))
         if n % 10 == 9:
             reward, kl, entropy = map(float, course[-1])
             progress.set_postfix(reward=f"{reward:.0%}", kl=f"{kl:.2f}", entropy=f"{entropy:.2f}")
@@ -171,6 +171,7 @@ def draw(args, text: language.Corpus, course: Course, samples, wanted: np.ndarra
         "KL to the start,\nnats per word",
         "entropy,\nnats per word",
     )
+    # The mean of the last ten.
     smooth = np.ones(min(10, args.steps)) / min(10, args.steps)
     for axes, name, values in zip(panels, names, course, strict=True):
         axes.plot(np.arange(1, args.steps + 1), values, color="tab:blue", linewidth=0.5)

@@ -342,7 +342,7 @@ def test_tune_language_model(tmp_path):
     assert after > 2 * before
     kl, entropy, entropy_before = map(float, nats.groups())
     assert kl > 0.1
-    assert 1 < entropy < entropy_before
+    assert abs(entropy - entropy_before) < 2  # No single text has won.
     height, width, _ = matplotlib.image.imread(picture).shape
     assert height > 500
     assert width > 1200
