@@ -107,7 +107,7 @@ def test_ppo(page):
     advantages = np.asarray(page["advantages"], np.float64)
     ratios, gains = clipped(page, advantages)
     outside = [place for place in present(page) if abs(ratios[place] - 1) > 0.2]
-    assert {advantages[place] > 0 for place in outside} == {True, False}
+    assert {bool(advantages[place] > 0) for place in outside} == {True, False}
     p = np.exp(log_probs(page))
     entropy = -np.sum(p * log_probs(page), -1)
     value, report = page["ppo_loss"](page["hidden"], page["old"], page["advantages"])
