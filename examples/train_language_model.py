@@ -14,9 +14,9 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,17 +53,21 @@ Paragraph = tuple[str, ...]  # Words.
 
 
 class Network(nnx.Module):
-    def __init__(self, vocabulary: int, rngs: nnx.Rngs):
-        table = jax.random.normal(rngs.params(), (vocabulary, FEATURES), jnp.float32)
+    def __init__(self, vocabulary: int, rngs: nnx.Rngs, features: int = FEATURES):
+        table = jax.random.normal(rngs.params(), (vocabulary, features), jnp.float32)
         # So small that in the beginning all words are about as likely.
         self.table = nnx.Param(0.03 * table)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.recurrence = nnx.RNN(nnx.GRUCell(FEATURES, FEATURES, rngs=rngs))
-        self.norm = nnx.LayerNorm(FEATURES, rngs=rngs)
+        self.recurrence = nnx.RNN(nnx.GRUCell(features, features, rngs=rngs))
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+
+    def embed(self, words: jax.Array) -> jax.Array:
+        table = self.table[...]
+        return table[words] * table.shape[1] ** 0.5
 
     def __call__(self, words: jax.Array, training: bool = False) -> jax.Array:
-        """What is known before each next word, (N, LENGTH, FEATURES)."""
-        x = self.dropout(self.table[...][words] * FEATURES**0.5, deterministic=not training)
+        """What is known before each next word, (N, LENGTH, features)."""
+        x = self.dropout(self.embed(words), deterministic=not training)
         return self.dropout(self.norm(self.recurrence(x)), deterministic=not training)
 
 
@@ -109,6 +113,22 @@ def windows(stream: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return stream[starts[:, None] + np.arange(LENGTH + 1)]
 
 
+class Corpus(NamedTuple):
+    known: list[str]
+    stream: np.ndarray  # All training text.
+    test: np.ndarray  # Windows.
+    test_part: list[Paragraph]
+
+
+def corpus(size: int) -> Corpus:
+    """The text, of which the `size` most frequent words are known."""
+    train_part, test_part = paragraphs()
+    known = vocabulary(train_part, size)
+    stream, test_stream = encode(train_part, known), encode(test_part, known)
+    test = windows(test_stream, np.arange(0, len(test_stream) - LENGTH, LENGTH))
+    return Corpus(known, stream, test, test_part)
+
+
 def unigram_perplexity(train: np.ndarray, labels: np.ndarray, size: int) -> float:
     """The perplexity when every word is as likely as it is frequent, with add-one smoothing."""
     counts = np.bincount(train, minlength=size) + 1.0
@@ -143,6 +163,9 @@ def step(model: Network, optimizer: nnx.Optimizer, batch: np.ndarray) -> jax.Arr
     return value
 
 
+Step = Callable[[Network, nnx.Optimizer, np.ndarray], jax.Array]
+
+
 @nnx.jit
 def surprises(model: Network, batch: np.ndarray) -> jax.Array:
     """-log p of every next word, in nats: no smoothing, no z-loss."""
@@ -163,7 +186,7 @@ def shard_vocabulary(devices: int, model: Network, optimizer: nnx.Optimizer) -> 
     nnx.update(nodes, jax.tree_util.tree_map_with_path(place, nnx.state(nodes)))
 
 
-def train(args: argparse.Namespace, model: Network, stream: np.ndarray, test: np.ndarray):
+def train(args: argparse.Namespace, model: Network, corpus: Corpus, step: Step = step):
     """The loss of every step, and the test perplexity after some of them."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, 8e-3, args.steps // 10, args.steps)
     clip = optax.clip_by_global_norm(1.0)
@@ -176,21 +199,22 @@ def train(args: argparse.Namespace, model: Network, stream: np.ndarray, test: np
     losses, perplexities = [], {}
     progress = tqdm(range(1, args.steps + 1), unit="step", disable=None)
     for n in progress:
-        batch = windows(stream, rng.integers(len(stream) - LENGTH, size=BATCH))
+        starts = rng.integers(len(corpus.stream) - LENGTH, size=BATCH)
+        batch = windows(corpus.stream, starts)
         losses.append(step(model, optimizer, batch))
         if n % every == 0 or n == args.steps:
-            perplexities[n] = float(np.exp(np.mean(surprises(model, test))))
+            perplexities[n] = float(np.exp(np.mean(surprises(model, corpus.test))))
             progress.set_postfix(loss=f"{losses[-1]:.3f}", perplexity=f"{perplexities[n]:.1f}")
     return [float(value) for value in losses], perplexities
 
 
 def draw_words(axes, row: int, words: Sequence[str], nats: np.ndarray, guesses, color) -> int:
     """Words on the colour of their surprise, each above what was expected; the next free row."""
-    column = 0
+    column, height = 0, len(guesses[0]) + 2
     for word, surprise, expected in zip(words, nats, guesses, strict=True):
         width = max(map(len, [word, *expected])) + 1
         if column + width > COLUMNS:
-            row, column = row + GUESSES + 2, 0
+            row, column = row + height, 0
         axes.add_patch(Rectangle((column, row), width - 0.3, 1, color=color.to_rgba(surprise)))
         inks = ["white" if color.norm(surprise) > 0.6 else "black"]
         inks += ["tab:green" if guess == word else "gray" for guess in expected]
@@ -198,10 +222,10 @@ def draw_words(axes, row: int, words: Sequence[str], nats: np.ndarray, guesses, 
             place = column + (width - 0.3) / 2, row + n + 0.5
             axes.text(*place, text, color=ink, family="monospace", ha="center", va="center")
         column += width
-    return row + GUESSES + 2
+    return row + height
 
 
-def draw(args, model: Network, known: list[str], test_part, losses, perplexities, unigram) -> None:
+def draw(args, model: Network, corpus: Corpus, losses, perplexities, unigram) -> None:
     """The learning curve, and how surprised the model is by some paragraphs of the test text."""
     figure = plt.figure(figsize=(16, 8), layout="constrained")
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[2, 3]))
@@ -216,8 +240,8 @@ def draw(args, model: Network, known: list[str], test_part, losses, perplexities
     bottom.set_ylabel("test perplexity")
     bottom.set_xlabel("step")
 
-    shortest, longest = DRAWN
-    fit = [p for p in test_part if shortest <= len(p) <= longest and set(p) <= set(known)]
+    known, (shortest, longest) = corpus.known, DRAWN
+    fit = [p for p in corpus.test_part if shortest <= len(p) <= longest and set(p) <= set(known)]
     # What stands behind a paragraph does not matter: the network does not look ahead.
     rows = np.stack([np.resize(encode([p], known), LENGTH + 1) for p in fit])
     inside = np.arange(LENGTH) < np.array([len(p) for p in fit])[:, None]
@@ -259,14 +283,12 @@ def main() -> None:
 
     start = time.perf_counter()
     size = (1024 if args.quick else 4096) // args.devices * args.devices
-    train_part, test_part = paragraphs()
-    known = vocabulary(train_part, size)
-    stream, test_stream = encode(train_part, known), encode(test_part, known)
-    test = windows(test_stream, np.arange(0, len(test_stream) - LENGTH, LENGTH))
-    unigram = unigram_perplexity(stream, test[:, 1:], size)
-    unknown = np.mean(test[:, 1:] == known.index(UNKNOWN))
+    text = corpus(size)
+    labels = text.test[:, 1:]
+    unigram = unigram_perplexity(text.stream, labels, size)
+    unknown = np.mean(labels == text.known.index(UNKNOWN))
     print(
-        f"{len(stream):,} training words, {test[:, 1:].size:,} test words; of these"
+        f"{len(text.stream):,} training words, {labels.size:,} test words; of these"
         f" {unknown:.1%} are none of the {size} in the vocabulary and count as one word"
     )
     model = Network(size, nnx.Rngs(args.seed))
@@ -274,8 +296,8 @@ def main() -> None:
         f"memory for the gradient of {MEMORY_BATCH} x {LENGTH} words:"
         f" {memory(model, fused=True):.0f} MB, with all logits {memory(model, fused=False):.0f} MB"
     )
-    losses, perplexities = train(args, model, stream, test)
-    draw(args, model, known, test_part, losses, perplexities, unigram)
+    losses, perplexities = train(args, model, text)
+    draw(args, model, text, losses, perplexities, unigram)
     seconds = time.perf_counter() - start
     print(
         f"test perplexity {perplexities[args.steps]:.1f}, unigram {unigram:.1f},"

@@ -36,7 +36,10 @@ def test_examples_in_the_documentation(name):
             assert doctest.DocTestRunner().run(example).failed == 0, example.name
 
 
-@pytest.mark.parametrize(("page", "prints"), [("README.md", 4), ("examples/porting/README.md", 20)])
+@pytest.mark.parametrize(
+    ("page", "prints"),
+    [("README.md", 4), ("examples/porting/README.md", 20), ("examples/policies/README.md", 9)],
+)
 def test_code_of_a_page(page, prints, capsys):
     text = (ROOT / page).read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))

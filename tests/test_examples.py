@@ -17,6 +17,12 @@ from flax import nnx
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
+@pytest.fixture(autouse=True)
+def find_examples(monkeypatch):
+    """Some import another one, which stands beside them where they are run as scripts."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
 def load(name):
     """An example as a module, which may import its neighbours as it does when it is run."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
@@ -352,3 +358,103 @@ def test_network_of_segment_digits_follows_what_moves():
     seen = np.asarray(jax.grad(lambda x: model(x[None])[0, 0, 21, 20])(noise))
     rows, columns = (np.flatnonzero(np.any(seen, axis)) for axis in (1, 0))
     assert (rows.min(), rows.max()) == (columns.min(), columns.max()) == (20 - 9, 21 + 9)
+
+
+def test_distill_language_model(tmp_path):
+    picture = tmp_path / "distillation.png"
+    output = run("distill_language_model", picture)
+    found = re.search(
+        r"test perplexity ([\d.]+), without the teacher ([\d.]+), of the teacher ([\d.]+)", output
+    )
+    assert found
+    taught, alone, teacher = map(float, found.groups())
+    assert teacher < taught < alone
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 500
+    assert width > 1200
+
+
+def test_share_of_the_teacher_in_distill_language_model():
+    distill = load("distill_language_model")
+    model, teacher = (distill.Network(50, nnx.Rngs(n), 8 + n) for n in range(2))
+    batch = jnp.asarray(np.random.default_rng(0).integers(50, size=(2, 5)), jnp.int32)
+    model.dropout.rate = 0.0
+
+    def loss(*lesson, model=model):
+        return float(distill.loss(model, teacher, batch, distill.Lesson(*lesson)))
+
+    text, taught = loss(0.0, 1.0, 0.0), loss(1.0, 1.0, 0.0)
+    assert text == pytest.approx(float(distill.language.loss(model, batch)))
+    assert loss(0.25, 1.0, 0.0) == pytest.approx(0.75 * text + 0.25 * taught)
+    # A student in the teacher's place has nothing to learn from it, but for its dropout.
+    assert loss(1.0, 2.0, 0.5, model=teacher) > 1e-5
+    teacher.dropout.rate = 0.0
+    assert loss(1.0, 2.0, 0.5, model=teacher) == pytest.approx(0, abs=1e-6)
+
+
+def test_tune_language_model(tmp_path):
+    picture = tmp_path / "tuning.png"
+    output = run("tune_language_model", picture)
+    shares = re.search(r"different words with p: ([\d.]+)%, before ([\d.]+)%", output)
+    nats = re.search(r"KL ([\d.]+), entropy ([\d.]+), before ([\d.]+) nats", output)
+    assert shares
+    assert nats
+    after, before = map(float, shares.groups())
+    assert after > 2 * before
+    kl, entropy, entropy_before = map(float, nats.groups())
+    assert kl > 0.1
+    assert abs(entropy - entropy_before) < 2  # No single text has won.
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 500
+    assert width > 1200
+
+
+def test_rewards_of_tune_language_model():
+    tune = load("tune_language_model")
+    texts = np.zeros((3, tune.PROMPT + tune.WORDS), np.int32)
+    texts[:, : tune.PROMPT] = 4  # Prompts earn nothing.
+    texts[1, tune.PROMPT :] = 3
+    texts[2, [tune.PROMPT, -2, -1]] = 3, 4, 3
+    found = tune.rewards(jnp.asarray(texts), jnp.array([0, 0, 0, 1, 1], jnp.float32))
+    np.testing.assert_allclose(found * tune.WORDS, [0, 1, 2], rtol=1e-6)
+
+
+def test_advantages_of_tune_language_model():
+    tune = load("tune_language_model")
+    earned = np.random.default_rng(0).random((3, tune.GROUP), np.float32)
+    earned[1] = 0.3  # All alike: nothing to learn.
+    found = np.asarray(tune.advantages(jnp.asarray(earned.ravel()))).reshape(3, -1)
+    np.testing.assert_allclose(found[1], 0, atol=1e-3)
+    for n in 0, 2:
+        expected = (earned[n] - earned[n].mean()) / earned[n].std()
+        np.testing.assert_allclose(found[n], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_tune_language_model_knows_of_its_words():
+    """Words are written by the softmax that is compared, at the places where it is."""
+    tune = load("tune_language_model")
+    model, start = (tune.Network(6, nnx.Rngs(n)) for n in range(2))
+    model.table[...] *= 8  # Far from uniform.
+    beginnings = jnp.zeros((4000, tune.PROMPT), jnp.int32).at[:, -1].set(3)
+    texts = tune.write(model, beginnings, jax.random.key(0))
+    assert texts.shape == (4000, tune.PROMPT + tune.WORDS)
+    np.testing.assert_array_equal(texts[:, : tune.PROMPT], beginnings)
+    found = tune.compare(model, start, texts)
+    first, p = np.asarray(texts[:, tune.PROMPT]), np.exp(np.asarray(found.log_prob[:, 0]))
+    assert len({*first}) > 2
+    for word in {*first}:
+        np.testing.assert_allclose(np.mean(first == word), p[first == word][0], atol=0.04)
+    # The mean of -log p of what was written is the entropy, that of the difference of both is KL.
+    other = tune.compare(start, start, texts)
+    gap = np.mean(found.log_prob - other.log_prob)
+    assert gap > 0.1
+    np.testing.assert_allclose(gap, np.mean(found.divergence), atol=0.03)
+    np.testing.assert_allclose(-np.mean(found.log_prob), np.mean(found.entropy), atol=0.03)
+    np.testing.assert_allclose(other.divergence, 0, atol=1e-6)
+
+
+def test_prompts_of_tune_language_model():
+    tune = load("tune_language_model")
+    stream = np.array([1, 5, 6, 7, 8, 1, 9, 1, 4, 3, 2, 1, 5])
+    found = tune.prompts(stream, [tune.language.UNKNOWN, tune.END])
+    np.testing.assert_array_equal(found, [[1, 5, 6, 7], [1, 9, 1, 4], [1, 4, 3, 2]])

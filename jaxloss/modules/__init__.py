@@ -1,6 +1,4 @@
 """torch.nn's loss classes, and a few of their kind, as plain dataclasses: arguments, and the call.
-"""torch.nn's loss classes as plain dataclasses: torch's constructor arguments, and the call; and
-FocalLoss and DiceLoss, in torch's manner.
 
 `jaxloss.nnx` and `jaxloss.linen` make Flax modules of them.
 """
