@@ -1,5 +1,8 @@
 """The divergence of a teacher's softmax from a student's, and its derivatives."""
 
+# pyright: reportArgumentType=false
+# Options in dictionaries lose their types.
+
 import math
 
 import jax
