@@ -1,6 +1,6 @@
 """The divergence of a teacher's softmax from a student's, and its derivatives."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # Options in dictionaries lose their types.
 
 import math
@@ -82,7 +82,7 @@ def test_both_nearly_agree(beta):
     """Each value is one of rounded logits, of which the definition in float64 is exact enough."""
     teacher = np.array([[17.5, 0.0], [0.5, 0.25], [3.0, 1.0]], np.float32)
     student = teacher + np.array([[0.5, 0.0], [2**-7, 0.0], [0.0, 2**-9]], np.float32)
-    slope = {0: 1, 1: 1}.get(beta, beta * (1 - beta))
+    slope = 1 if beta in (0, 1) else beta * (1 - beta)
     for x, y in ((student, teacher), (teacher, teacher + 1)):
         got = divergence(jnp.asarray(x), jnp.asarray(y), beta)
         assert (got >= 0).all()
