@@ -14,11 +14,11 @@ from jaxloss.core.binary import binary_cross_entropy as binary_cross_entropy
 from jaxloss.core.binary import multilabel_soft_margin_loss as multilabel_soft_margin_loss
 from jaxloss.core.binary import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
 from jaxloss.core.binary import soft_margin_loss as soft_margin_loss
-from jaxloss.core.contrast.loss import info_nce_loss as info_nce_loss
-from jaxloss.core.contrast.loss import sigmoid_contrastive_loss as sigmoid_contrastive_loss
-from jaxloss.core.contrast.loss import supervised_contrastive_loss as supervised_contrastive_loss
-from jaxloss.core.contrastive import ntxent as ntxent
-from jaxloss.core.contrastive import ntxent_per_example as ntxent_per_example
+from jaxloss.core.contrastive.loss import info_nce_loss as info_nce_loss
+from jaxloss.core.contrastive.loss import sigmoid_contrastive_loss as sigmoid_contrastive_loss
+from jaxloss.core.contrastive.loss import supervised_contrastive_loss as supervised_contrastive_loss
+from jaxloss.core.contrastive.ntxent import ntxent as ntxent
+from jaxloss.core.contrastive.ntxent import ntxent_per_example as ntxent_per_example
 from jaxloss.core.cosine import cosine_distance as cosine_distance
 from jaxloss.core.cosine import cosine_similarity as cosine_similarity
 from jaxloss.core.cross_entropy import softmax_cross_entropy as softmax_cross_entropy

@@ -149,4 +149,4 @@ def test_every_public_name_is_checked():
     check(jaxloss.nnx.Buffer.__doc__, ["Args", "Example", "Source"], ["value"])
     results = [value for _, value in public(jaxloss) if inspect.isclass(value)]
     assert results == [jaxloss.Statistics]
-    check(results[0].__doc__, ["Args", "Example", "Source"], results[0]._fields)
+    check(results[0].__doc__, ["Args", "Example", "Source"], jaxloss.Statistics._fields)

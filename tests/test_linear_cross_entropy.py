@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 INPUTS, KERNEL = RNG.normal(size=(N, D)), RNG.normal(size=(C, D))
 INDICES, PROBABILITIES = RNG.integers(0, C, N), RNG.dirichlet(np.ones(C), N)
 PER_CLASS = {"bias": RNG.normal(size=C), "class_weights": RNG.uniform(size=C)}
-NUMBERS = {"label_smoothing": 0.2, "z_loss": 0.05}
+NUMBERS = {"label_smoothing": 0.2, "z_loss": 0.05, "softcap": 3.0}
 
 
 def given(labels, everything):

@@ -102,6 +102,8 @@ ROWLESS = {
         "smooth_labels",
         "rnnt_loss_of_sum",
         "softmax_statistics",
+        "linear_softmax_divergence",
+        "linear_softmax_statistics",
         "Statistics",
     },
     jaxloss.functional: {"forced_align"},

@@ -195,7 +195,8 @@ def _at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.A
 @_at_once.defjvp
 def _at_once_jvp(axes, primals, tangents):
     # JAX would differentiate the reduction as a tree.
-    return _at_once(*primals, axes), _separate(*tangents, axes)
+    (parts,), (dots,) = primals, tangents
+    return _at_once(parts, axes), _separate(dots, axes)
 
 
 def for_few(skipping: Callable[[], jax.Array], whole: Callable[[], jax.Array]) -> jax.Array:

@@ -11,8 +11,8 @@ from jaxloss.modules.binary import BCELoss as BCELoss
 from jaxloss.modules.binary import BCEWithLogitsLoss as BCEWithLogitsLoss
 from jaxloss.modules.binary import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
 from jaxloss.modules.binary import SoftMarginLoss as SoftMarginLoss
-from jaxloss.modules.contrast import InfoNCELoss as InfoNCELoss
-from jaxloss.modules.contrast import SigmoidContrastiveLoss as SigmoidContrastiveLoss
+from jaxloss.modules.contrastive import InfoNCELoss as InfoNCELoss
+from jaxloss.modules.contrastive import SigmoidContrastiveLoss as SigmoidContrastiveLoss
 from jaxloss.modules.cross_entropy import CrossEntropyLoss as CrossEntropyLoss
 from jaxloss.modules.embedding import CosineEmbeddingLoss as CosineEmbeddingLoss
 from jaxloss.modules.embedding import TripletMarginLoss as TripletMarginLoss

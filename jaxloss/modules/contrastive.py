@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise
 from jaxloss._base.reduction import Reduction, reduce
 from jaxloss.core.classes.axes import AxisName
-from jaxloss.core.contrast.loss import info_nce_loss, sigmoid_contrastive_loss
+from jaxloss.core.contrastive.loss import info_nce_loss, sigmoid_contrastive_loss
 from jaxloss.modules.base import Loss
 from jaxloss.modules.layers import check_floating
 

@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, meshes
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName
-from jaxloss.core.contrast.pairs import How, Pairs, Side, Statistic, found
-from jaxloss.core.contrast.statistics import Count, LogSum, SoftplusSum, Sum, lowest
+from jaxloss.core.contrastive.pairs import How, Pairs, Side, Statistic, found
+from jaxloss.core.contrastive.statistics import Count, LogSum, SoftplusSum, Sum, lowest
 from jaxloss.core.linear.products import rounds
 
 # How many similarities a block makes by default; and how many columns it has even if they make

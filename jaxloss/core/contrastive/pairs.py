@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._base import checks, meshes, xla
 from jaxloss.core.classes.axes import AxisName
-from jaxloss.core.contrast.statistics import Count, LogSum, Parts, SoftplusSum, Sum, merged
+from jaxloss.core.contrastive.statistics import Count, LogSum, Parts, SoftplusSum, Sum, merged
 
 T = TypeVar("T")
 
