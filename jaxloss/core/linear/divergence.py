@@ -84,9 +84,9 @@ def linear_softmax_divergence(
       >>> import jaxloss
       >>> jnp.set_printoptions(precision=4)
       >>> inputs = jnp.array([[1.0, 2.0], [0.0, -1.0]])
-      >>> kernel = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+      >>> kernel = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, -0.5]])
       >>> print(jaxloss.linear_softmax_divergence(inputs, kernel, inputs, 2 * kernel))
-      [0.1017 0.1204]
+      [0.1054 0.0727]
 
     Source: Agarwal et al., On-Policy Distillation of Language Models, arXiv:2306.13649; Hinton et
     al., arXiv:1503.02531.

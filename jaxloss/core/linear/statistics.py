@@ -94,7 +94,7 @@ def linear_softmax_statistics(
       >>> embedding = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, 0.0]])
       >>> found = jaxloss.linear_softmax_statistics(inputs, embedding, jnp.array([1, 3]))
       >>> print(found.log_prob, found.entropy, found.prediction)
-      [-0.7052 -1.09  ] [1.0729 1.2954] [1 0]
+      [-0.7052 -1.09  ] [1.1105 1.3157] [1 0]
 
     Source: as `softmax_statistics`; Wijmans et al., Cut Your Losses in Large-Vocabulary Language
     Models, arXiv:2411.09009.
