@@ -224,6 +224,29 @@ def test_learn_embedding(loss, tmp_path):
     assert width > 1200
 
 
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+def test_match_halves(loss, tmp_path):
+    picture = tmp_path / "halves.png"
+    output = run("match_halves", picture, "--loss", loss)
+    found = re.search(r"found first ([\d.]+)%, before training ([\d.]+)%", output)
+    assert found
+    after, before = map(float, found.groups())
+    assert before < 1
+    assert after > 2
+    height, width, _ = matplotlib.image.imread(picture).shape
+    assert height > 400
+    assert width > 1200
+
+
+def test_what_match_halves_finds():
+    halves = load("match_halves")
+    similarity = np.array([[0.9, 0.1, 0.2], [0.8, 0.5, 0.6], [0.0, 0.1, 0.7]])
+    # Of the upper halves the second has two before its own, of the lower ones none has.
+    assert halves.found(similarity, 1) == pytest.approx(5 / 6)
+    assert halves.found(similarity, 2) == pytest.approx(5 / 6)
+    assert halves.found(similarity, 3) == 1
+
+
 def test_triplets_of_learn_embedding():
     embedding = load("learn_embedding")
     labels = np.arange(200) * 7 % 10
