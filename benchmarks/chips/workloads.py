@@ -155,6 +155,43 @@ def _linear(examples: int, features: int, classes: int) -> list[Case]:
     return cases
 
 
+def _beside_the_loss(examples: int, features: int, classes: int) -> list[Case]:
+    """What is told of a softmax beside its loss, each with a weight for each example."""
+    operands = _bf16(examples, features), _bf16(classes, features)
+    size = f"bfloat16 {examples}x{features}x{classes}"
+
+    def statistics(inputs, kernel, labels, w):
+        found = jaxloss.linear_softmax_statistics(inputs, kernel, labels)
+        return jnp.sum((found.log_prob + found.entropy) * w)
+
+    def plain_statistics(inputs, kernel, labels, w):
+        logits = jnp.matmul(inputs, kernel.T, preferred_element_type=jnp.float32)
+        log_p = jax.nn.log_softmax(logits)
+        chosen = jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0]
+        return jnp.sum((chosen - jnp.sum(jnp.exp(log_p) * log_p, 1)) * w)
+
+    def divergence(*args):
+        return jnp.sum(jaxloss.linear_softmax_divergence(*args[:-1]) * args[-1])
+
+    def plain_divergence(inputs, kernel, teacher_inputs, teacher_kernel, w):
+        log_q, log_p = (
+            jax.nn.log_softmax(jnp.matmul(x, y.T, preferred_element_type=jnp.float32))
+            for x, y in ((inputs, kernel), (teacher_inputs, teacher_kernel))
+        )
+        return jnp.sum(jnp.sum(jnp.exp(log_p) * (log_p - log_q), 1) * w)
+
+    cases = []
+    for name, ours, plain, others in (
+        ("linear_softmax_statistics", statistics, plain_statistics, (_s32(examples),)),
+        ("linear_softmax_divergence", divergence, plain_divergence, operands),
+    ):
+        contenders = {"jaxloss": Contender(ours), "plain, float32 logits": Contender(plain)}
+        shapes = *operands, *others, _f32(examples)
+        name = f"{name}, {size}"
+        cases.append(Case(name, "linear", lambda shapes=shapes: shapes, contenders, (0, 1)))
+    return cases
+
+
 CASES = [
     *(_own(w) for w in WORKLOADS if w.group != "calls"),
     *(_own(w, half=True) for w in WORKLOADS if w.group in _HALVES),
@@ -178,6 +215,7 @@ CASES = [
         for form in (_f32, _bf16)
     ),
     *_linear(8192, 4096, 128256),
+    *_beside_the_loss(8192, 4096, 128256),
 ]
 
 
