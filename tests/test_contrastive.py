@@ -86,6 +86,17 @@ def close(got, wanted, rtol):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=rtol * np.max(np.abs(reference)))
 
 
+def test_columns_alone_may_be_spread():
+    grid = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Explicit,))
+    x1, x2 = jnp.asarray(X1, jnp.float32), jnp.asarray(X2, jnp.float32)
+    wanted = jaxloss.info_nce_loss(x1, x2)
+    with jax.set_mesh(grid):
+        x1, x2 = (jax.device_put(x, NamedSharding(grid, P(a))) for x, a in ((x1, None), (x2, "a")))
+        losses = jax.jit(jaxloss.info_nce_loss)(x1, x2)
+    assert losses.sharding.spec == P("a")
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+
+
 @KINDS
 def test_all_orders_in_ragged_blocks(f, x64):
     args = jnp.asarray(X1[:11]), jnp.asarray(X2[:11]), jnp.asarray(0.5)
@@ -321,8 +332,8 @@ def test_modules(door):
     loss = called(door, "InfoNCELoss")
     wanted = jaxloss.reduce(losses, where=where)
     np.testing.assert_allclose(loss(x1, x2, where=where), wanted, rtol=1e-5)
-    wanted = jaxloss.info_nce_loss(x1, x2, temperature=0.01, symmetric=False)
-    loss = called(door, "InfoNCELoss", temperature=1e-3, symmetric=False, reduction="none")
+    wanted = jaxloss.info_nce_loss(x1, x2, temperature=0.02, symmetric=False)
+    loss = called(door, "InfoNCELoss", temperature=0.02, symmetric=False, reduction="none")
     np.testing.assert_allclose(loss(x1, x2), wanted, rtol=1e-5)
     wanted = jaxloss.sigmoid_contrastive_loss(x1, x2, scale=10.0, bias=-10.0).sum()
     loss = called(door, "SigmoidContrastiveLoss", reduction="sum")
@@ -340,9 +351,24 @@ def test_modules_learn_their_numbers():
     mine = slopes["logit_scale"][...], slopes["logit_bias"][...]
     np.testing.assert_allclose(mine, wanted, rtol=1e-5)
     for temperature, moves in ((0.5, True), (0.01, True), (0.009, False)):
-        module = nnx.InfoNCELoss(temperature=temperature)
+        module = nnx.InfoNCELoss()
+        module.logit_scale[...] = -jnp.log(temperature)
+        loss = jaxloss.info_nce_loss(x1, x2, temperature=max(temperature, 0.01)).mean()
+        np.testing.assert_allclose(module(x1, x2), loss, rtol=1e-5)
         slope = flax_nnx.grad(lambda loss: loss(0.1 * x1, 0.1 * x2))(module)["logit_scale"][...]
         assert (slope != 0) == moves
+
+
+def test_half_parameters_are_widened():
+    x1, x2 = jnp.asarray(X1, jnp.float32), jnp.asarray(X2, jnp.float32)
+    module = nnx.InfoNCELoss(param_dtype=jnp.bfloat16)
+    scale = jnp.exp(module.logit_scale[...].astype(jnp.float32))
+    wanted = jaxloss.info_nce_loss(x1, x2, temperature=1 / scale).mean()
+    np.testing.assert_allclose(module(x1, x2), wanted, rtol=1e-6)
+    module = nnx.SigmoidContrastiveLoss(param_dtype=jnp.bfloat16)
+    scale = jnp.exp(module.logit_scale[...].astype(jnp.float32))
+    wanted = jaxloss.sigmoid_contrastive_loss(x1, x2, scale=scale, bias=-10.0).mean()
+    np.testing.assert_allclose(module(x1, x2), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +378,16 @@ def test_modules_learn_their_numbers():
             lambda: nnx.InfoNCELoss(temperature=0.0),
             ValueError,
             "InfoNCELoss: `temperature` must be",
+        ),
+        (
+            lambda: nnx.InfoNCELoss(temperature=0.005),
+            ValueError,
+            "InfoNCELoss: `temperature` must be 1 / max_scale, 0.01, or more, got 0.005",
+        ),
+        (
+            lambda: linen.SigmoidContrastiveLoss(bias="a"),
+            TypeError,
+            "SigmoidContrastiveLoss: `bias` must be a number, got str",
         ),
         (lambda: nnx.InfoNCELoss(max_scale=-1.0), ValueError, "InfoNCELoss: `max_scale` must be"),
         (lambda: nnx.InfoNCELoss(chunk_size=0), ValueError, "InfoNCELoss: `chunk_size` must be an"),

@@ -245,6 +245,31 @@ def test_classes_and_examples_on_several_devices(door):
     assert got[0][1].log_prob.sharding.spec[0] == "data"
 
 
+def test_no_labels():
+    inputs, kernel = (jnp.asarray(ARRAYS[k], jnp.float32) for k in ("inputs", "kernel"))
+    f = functools.partial(jaxloss.linear_softmax_statistics, chunk_size=2)
+    found, wanted = f(inputs, kernel, jnp.zeros((N, 0), int)), f(inputs, kernel, ONE)
+    assert found.log_prob.shape == (N, 0)
+    check_close(found[1:], wanted[1:], rtol=1e-6)
+    none = f(inputs[:0], kernel, jnp.zeros((0, K), int))
+    assert [x.shape for x in none] == [(0, K), (0,), (0,), (0,)]
+
+
+def test_the_derivative_along_a_direction_of_which_a_part_is_known():
+    inputs, kernel = (jnp.asarray(ARRAYS[k], jnp.float32) for k in ("inputs", "kernel"))
+
+    def along(direction):
+        def f(x, w):
+            return jaxloss.linear_softmax_statistics(x, w, ONE, chunk_size=2).entropy.sum()
+
+        return jax.jvp(f, (inputs, kernel), (direction, jnp.ones_like(kernel)))[1]
+
+    def entropy(x):
+        return jaxloss.linear_softmax_statistics(x, kernel, ONE, chunk_size=2).entropy.sum()
+
+    check_close(jax.grad(along)(inputs), jax.grad(entropy)(inputs), rtol=1e-5, atol=1e-6)
+
+
 def test_wrong_calls():
     inputs, kernel = (jnp.asarray(ARRAYS[k], jnp.float32) for k in ("inputs", "kernel"))
     f = jaxloss.linear_softmax_statistics

@@ -172,3 +172,16 @@ WRONG = [
 def test_wrong_calls(call, words):
     with pytest.raises(ValueError, match=f"^rnnt_loss_of_sum: {words}"):
         call(jaxloss.rnnt_loss_of_sum)
+
+
+@pytest.mark.parametrize("moving", [(2,), (0,), (0, 1), (2, 3)], ids=str)
+def test_gradients_of_some_halves(moving):
+    floats, rest = joined(np.float32)
+    floats = [jnp.nan_to_num(x).astype(jnp.bfloat16) for x in floats]
+
+    def total(*floats: Any):
+        return in_blocks(*floats, rest, chunk_size=2).sum()
+
+    together = jax.grad(total, (0, 1, 2, 3))(*floats)
+    for mine, i in zip(jax.grad(total, moving)(*floats), moving, strict=True):
+        np.testing.assert_array_equal(np.float32(mine), np.float32(together[i]))

@@ -372,3 +372,15 @@ def test_sharded_classes_of_a_mesh(kind):
         np.testing.assert_allclose(x, y, 1e-5, 1e-6)
     # One number of each of 8 devices tells which has the largest.
     assert all(max(x.dims, default=0) <= 16 for x in hlo.gathering(program))
+
+
+def test_one_of_two_class_axes_may_be_spread():
+    grid = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Explicit,))
+    logits, labels = RNG.normal(size=(3, 4, 5)).astype(np.float32), RNG.integers(0, 20, 3)
+    for axis, spec in (((1, 2), P(None, "model")), ((2, 1), P(None, "model"))):
+        wanted = jaxloss.softmax_statistics(logits, labels, axis=axis)
+        with jax.set_mesh(grid):
+            spread = jax.device_put(logits, NamedSharding(grid, spec))
+            found = jaxloss.softmax_statistics(spread, labels, axis=axis)
+        for x, y in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(x, y, 1e-5, 1e-6)

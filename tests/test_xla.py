@@ -357,6 +357,22 @@ def test_linear(dtype):
     check(scaled, [w, x], w * x, [x, w], [[nothing, one], [one, nothing]])
 
 
+def test_a_part_of_a_linear_solution_may_be_known():
+    def f(x, y):
+        along = {"x": x, "y": y}
+        return xla.linear(
+            lambda w, at: w * (at["x"] + 2 * at["y"]),
+            lambda w, z: {"x": w * z, "y": 2 * w * z},
+            jnp.full(3, 5.0),
+            along,
+            x,
+        )
+
+    x, y = jnp.arange(3.0), jnp.ones(3)
+    np.testing.assert_array_equal(jax.grad(lambda y: jnp.sum(f(x, y)))(y), np.full(3, 10))
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(f(x, y)))(x), np.full(3, 5))
+
+
 def test_a_tied_value_varies_over_the_same_devices():
     def skipping(tie, x):
         zeros = jnp.zeros(x.shape, x.dtype)

@@ -34,6 +34,16 @@ def explicit_axes(x: jax.Array) -> tuple[Any, set[str]]:
     return mesh, {name for name, kind in kinds if kind == AxisType.Explicit}
 
 
+def named(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of mesh axes, of which there may be none, one or several."""
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def axes_of(x: jax.Array, dimension: int) -> tuple[str, ...]:
+    """Over which mesh axes a dimension is spread, by its type."""
+    return named(jax.typeof(x).sharding.spec[dimension])
+
+
 def are_in_force(x: jax.Array) -> bool:
     """Whether the dimensions of an array may be spread over several devices each for itself."""
     return spread() > 1 or bool(explicit_axes(x)[1])

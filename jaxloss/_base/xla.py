@@ -270,6 +270,8 @@ def linear(
     """
 
     f = jax.jit(f)  # Traced once for the equation and its solver.
+    # All or none of a solution's parts may be differentiated.
+    x = jax.tree.map(lambda z: tied(z, x), x)
 
     def equation(both):
         x, y = both

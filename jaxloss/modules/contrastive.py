@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise
+from jaxloss._base import checks, elementwise, host
 from jaxloss._base.reduction import Reduction, reduce
 from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.contrastive.loss import info_nce_loss, sigmoid_contrastive_loss
@@ -66,8 +66,13 @@ class InfoNCELoss(Loss):
     def _check(self) -> None:
         super()._check()
         _check_settings(self)
+        _check_number("temperature", self.temperature)
+        _check_number("max_scale", self.max_scale)
         checks.POSITIVE.check_concrete("temperature", self.temperature)
         checks.POSITIVE.check_concrete("max_scale", self.max_scale)
+        if self.temperature * self.max_scale < 1 - 1e-6:  # It would have no gradient.
+            rule = f"be 1 / max_scale, {1 / self.max_scale:g}, or more"
+            checks.fail(ValueError, "temperature", rule, self.temperature)
         checks.one_of("symmetric", self.symmetric, (False, True))
 
     def _first_scale(self) -> jax.Array:
@@ -76,6 +81,7 @@ class InfoNCELoss(Loss):
     def _loss(
         self, logit_scale: jax.Array, x1: ArrayLike, x2: ArrayLike, where: ArrayLike | None
     ) -> jax.Array:
+        logit_scale = logit_scale.astype(checks.wide(logit_scale.dtype))
         largest = math.log(self.max_scale)
         losses = info_nce_loss(
             x1,
@@ -134,6 +140,8 @@ class SigmoidContrastiveLoss(Loss):
     def _check(self) -> None:
         super()._check()
         _check_settings(self)
+        _check_number("scale", self.scale)
+        _check_number("bias", self.bias)
         checks.POSITIVE.check_concrete("scale", self.scale)
 
     def _first_scale(self) -> jax.Array:
@@ -153,13 +161,18 @@ class SigmoidContrastiveLoss(Loss):
         losses = sigmoid_contrastive_loss(
             x1,
             x2,
-            scale=jnp.exp(logit_scale),
+            scale=jnp.exp(logit_scale.astype(checks.wide(logit_scale.dtype))),
             bias=logit_bias,
             where=where,
             chunk_size=self.chunk_size,
             axis_name=self.axis_name,
         )
         return reduce(losses, self.reduction, where=where, axis_name=self.axis_name)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if host.number(value) is None:
+        checks.fail(TypeError, name, "be a number", type(value).__name__)
 
 
 def _check_settings(loss: InfoNCELoss | SigmoidContrastiveLoss) -> None:

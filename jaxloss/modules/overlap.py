@@ -46,8 +46,9 @@ class DiceLoss(Loss):
       weight: one factor per class, shape (C,), which the mean does not divide by; a buffer, not
         trained.
       ignore_index: the target of pixels that do not take part, of either kind.
-      reduction: "none" for one loss per example and class, (N, C), "mean" or "sum". The mean does
-        not count regions of which nothing takes part.
+      reduction: "none" for one loss per example and class, (N, C), or with `batch` per class, (C,),
+        one class fewer with `ignore_background`; "mean" or "sum". The mean does not count regions
+        of which nothing takes part.
 
     Raises:
       ValueError: the reduction is unknown. A call also raises it for shapes that do not fit and

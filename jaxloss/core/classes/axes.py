@@ -64,7 +64,10 @@ class ClassAxes:
         x, index, stride = scores, jnp.zeros((), dtype), 1
         for axis in reversed(self.axes):
             here = jnp.argmax(x, axis, keepdims=True).astype(dtype)
-            faster = jnp.take_along_axis(index, here, axis) if index.ndim else index
+            faster = index
+            if index.ndim:  # Chosen by comparison: a gather over a sharded axis is an error.
+                place = lax.broadcasted_iota(dtype, index.shape, axis)
+                faster = jnp.sum(jnp.where(place == here, index, 0), axis, keepdims=True)
             index = faster + here * jnp.asarray(stride, dtype)
             x, stride = jnp.max(x, axis, keepdims=True), stride * x.shape[axis]
         if self.axis_name is not None:

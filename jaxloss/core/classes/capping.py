@@ -29,7 +29,8 @@ class Given(NamedTuple):
         """What the softmax is taken of, with -inf for absent classes.
 
         Absent examples keep what they have, as masking all logits for their sake costs a pass over
-        the memory: what uses them puts 0 there. A number that all share sees none of it.
+        the memory: what uses them puts 0 there. Where the cap or the temperature has a gradient,
+        which all share, they are masked after all.
         """
         logits = self.logits
         if self.where is not None and not (self.softcap is None and self.temperature is None):

@@ -55,8 +55,8 @@ def info_nce_loss(
       x1: floating-point array (N, D).
       x2: likewise; row i belongs to row i of `x1`.
       temperature: above 0.
-      where: boolean, (N,) or (1,): the pairs that take part, neither as examples nor as contrast
-        else. The others may hold anything: their loss and gradient are 0.
+      where: boolean, (N,) or (1,): the pairs that take part. The others count neither as examples
+        nor as contrast, may hold anything, and have loss and gradient 0.
       symmetric: whether the rows of x2 are told apart as well.
       chunk_size: how many columns of similarities exist at a time. By default as many as make 4
         million similarities, or min(D, 1024) where that is more.
@@ -122,8 +122,8 @@ def sigmoid_contrastive_loss(
       scale: of the similarities, the inverse of a temperature. SigLIP learns its logarithm, log 10
         at first.
       bias: added to the similarities. SigLIP learns it, -10 at first.
-      where: boolean, (N,) or (1,): the pairs that take part, neither as examples nor as contrast
-        else. The others may hold anything: their loss and gradient are 0.
+      where: boolean, (N,) or (1,): the pairs that take part. The others count neither as examples
+        nor as contrast, may hold anything, and have loss and gradient 0.
       chunk_size: how many columns of similarities exist at a time, as in `info_nce_loss`.
       axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
         of all devices are the contrast.
@@ -184,8 +184,8 @@ def supervised_contrastive_loss(
       embeddings: floating-point array (N, D), taken as they are: normalise them before.
       labels: integer array (N,): the same for examples that belong together. Any integers.
       temperature: above 0.
-      where: boolean, (N,) or (1,): the examples that take part, neither with a loss nor as
-        contrast else. The others may hold anything: their loss and gradient are 0.
+      where: boolean, (N,) or (1,): the examples that take part. The others count neither as
+        examples nor as contrast, may hold anything, and have loss and gradient 0.
       chunk_size: how many columns of similarities exist at a time, as in `info_nce_loss`.
       axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
         of all devices are the contrast, and labels are compared between devices.
@@ -236,8 +236,9 @@ def _embeddings(
     if first.ndim != 2:
         checks.fail(ValueError, name, "have shape (N, D)", first.shape)
     checks.same_shape(**dict(zip(values, arrays, strict=True)))
-    where = checks.mask(where, name, jax.ShapeDtypeStruct(first.shape[:1], first.dtype))
-    return arrays, None if where is None else jnp.broadcast_to(where, first.shape[:1])
+    rows = jax.ShapeDtypeStruct(first.shape[:1], first.dtype)
+    where = checks.mask(where, f"{name}[:, 0]", rows)
+    return arrays, None if where is None else jnp.broadcast_to(where, rows.shape)
 
 
 def _labels(labels: ArrayLike, embeddings: jax.Array) -> jax.Array:
@@ -306,14 +307,11 @@ def _by_device(
     typed = [x for x in arrays if x is not None and meshes.explicit_axes(x)[1]]
     if not typed:
         return part(*arrays, *numbers, axis_name)
-    first = typed[0]
-    names = jax.typeof(first).sharding.spec[0]
-    axes = () if names is None else (names,) if isinstance(names, str) else tuple(names)
-    outer = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
+    axes = next(filter(None, (meshes.axes_of(x, 0) for x in typed)), ())
 
     def of_device(arrays, numbers):
-        return part(*arrays, *numbers, (*outer, *axes) or None)
+        return part(*arrays, *numbers, (*meshes.named(axis_name), *axes) or None)
 
-    specs = jax.tree.map(lambda x: PartitionSpec(axes or None), arrays)
-    specs = specs, jax.tree.map(lambda _: PartitionSpec(), numbers)
-    return meshes.by_device(of_device, (arrays, numbers), first, specs, PartitionSpec(axes or None))
+    spec = PartitionSpec(axes or None)
+    specs = jax.tree.map(lambda x: spec, arrays), jax.tree.map(lambda _: PartitionSpec(), numbers)
+    return meshes.by_device(of_device, (arrays, numbers), typed[0], specs, spec)

@@ -168,7 +168,7 @@ def _results_and_gradients(
     rows, (rows_moving, shared_moving) = _same(rows, how), moving
     layers = zip(rows_moving.inputs, shared_moving.kernels, strict=True)
     # The layers whose product has a gradient that somebody wants.
-    wanted = tuple(None if layer == (None, None) else True for layer in layers)
+    wanted = tuple(None if x is None and kernel is None else True for x, kernel in layers)
 
     def block(so_far, rows_and_factors):
         rows, factors = rows_and_factors

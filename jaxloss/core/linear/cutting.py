@@ -52,7 +52,8 @@ def whole(blocks: T, rows: Rows) -> T:
     def joined(x):
         rest = x.shape[1 + len(shape) :]
         x = jnp.moveaxis(x, 0, axis if meshes.is_local() else axis + 1)
-        x = x.reshape(*shape[:axis], -1, *shape[axis + 1 :], *rest)
+        merged = x.shape[axis] * x.shape[axis + 1]
+        x = x.reshape(*shape[:axis], merged, *shape[axis + 1 :], *rest)
         return lax.slice_in_dim(x, 0, shape[axis], axis=axis).reshape(*rows.shape, *rest)
 
     return jax.tree.map(joined, blocks)

@@ -42,15 +42,19 @@ def linear_softmax_divergence(
     """Generalized Jensen-Shannon divergence of a teacher P and a student Q, two linear layers.
 
     loss = β KL(P ‖ M) + (1-β) KL(Q ‖ M), M = β P + (1-β) Q; at β = 0 it is KL(P ‖ Q), the usual
-    distillation, and at β = 1 KL(Q ‖ P). P and Q are the softmax of each layer's `inputs @ kernel.T
-    + bias`, of which only a few rows exist at a time, in either direction of differentiation.
+    distillation, and at β = 1 KL(Q ‖ P). The formula itself tends to 0 at both ends: these are the
+    limits of what it is divided by β and by 1-β.
+
+    P and Q are the softmax of each layer's `inputs @ kernel.T + bias`, of which only a few rows
+    exist at a time, in either direction of differentiation.
 
     At least 0, and accurate to rounding where the two agree. A class that both exclude by a logit
-    of -inf is absent; where only the student does, KL(P ‖ Q) is +inf with a finite gradient. The
-    teacher has a gradient like any argument; one that nobody asks for costs nothing. Nothing is
-    multiplied by the temperature squared.
+    of -inf is absent; where only the student does, KL(P ‖ Q) is +inf with a finite gradient for the
+    student, an infinite one for the teacher, and NaN for a temperature. The teacher has a gradient
+    like any argument; one that nobody asks for costs nothing. Nothing is multiplied by the
+    temperature squared.
 
-    Of half operands, blocks and meshes, see `linear_softmax_cross_entropy`; on explicit meshes the
+    For half operands, blocks and meshes see `linear_softmax_cross_entropy`; on explicit meshes the
     teacher is laid as the student.
 
     Args:
@@ -115,7 +119,7 @@ def linear_softmax_divergence(
 
 def _divergence(
     logits: tuple[jax.Array, ...],
-    labels: jax.Array | None,
+    labels: None,
     terms: Terms,
     classes: ClassAxes,
     *,

@@ -133,13 +133,12 @@ def linear_softmax_cross_entropy(
 
 def losses(
     logits: tuple[jax.Array, ...],
-    labels: jax.Array | None,
+    labels: jax.Array,
     terms: cross_entropy.Terms,
     classes: ClassAxes,
 ) -> jax.Array:
     """The objective: cross entropy of one layer's logits."""
     (scores,) = logits
-    assert labels is not None
     if jnp.issubdtype(labels.dtype, jnp.floating):
         return cross_entropy.losses_of_probabilities(scores, labels, None, terms, classes)
     found = locate(labels, scores, classes)

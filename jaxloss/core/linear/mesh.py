@@ -50,8 +50,8 @@ def by_device(
 
     The kernel's classes stay where they are, and so do the examples, except that those which
     share a mesh axis with the classes are gathered over it. Where there are two layers, the second
-    is laid as the first. What comes out is laid as `outputs`
-    says, given the specification of one number per example.
+    is laid as the first. What comes out is laid as `outputs` says, given the specification of one
+    number per example.
     """
     typed = [x for x in (*rows.inputs, *shared.kernels) if meshes.explicit_axes(x)[1]]
     if not typed:
@@ -75,17 +75,13 @@ def by_device(
 
 
 def _layout(rows: Rows, shared: Shared) -> Layout:
-    inputs, classes = rows.inputs[0], _axes(shared.kernels[0], 0)
+    inputs, classes = rows.inputs[0], meshes.axes_of(shared.kernels[0], 0)
     examples = tuple(
-        tuple(a for a in _axes(inputs, d) if a not in classes) for d in range(len(rows.shape))
+        tuple(a for a in meshes.axes_of(inputs, d) if a not in classes)
+        for d in range(len(rows.shape))
     )
     features = tuple(
-        tuple(a for a in _axes(kernel, 1) if any(a in axes for axes in examples))
+        tuple(a for a in meshes.axes_of(kernel, 1) if any(a in axes for axes in examples))
         for kernel in shared.kernels
     )
     return Layout(examples, classes, features)
-
-
-def _axes(x: jax.Array, dimension: int) -> Axes:
-    axes = jax.typeof(x).sharding.spec[dimension]
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)

@@ -11,7 +11,7 @@ from jax import lax
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, meshes
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 
 
@@ -49,7 +49,7 @@ def along_last(x: jax.Array, like: jax.Array) -> jax.Array:
 
 # What becomes of (the logits of every layer, labels, terms laid along the classes, classes): one
 # result per example, or a tuple of them. Those that are not floating-point have no derivative.
-Objective = Callable[[tuple[jax.Array, ...], jax.Array | None, Any, ClassAxes], Any]
+Objective = Callable[[tuple[jax.Array, ...], Any, Any, ClassAxes], Any]
 
 
 class How(NamedTuple):
@@ -63,8 +63,7 @@ class How(NamedTuple):
     @property
     def axes(self) -> tuple[str, ...]:
         """The mesh axes over which the classes are spread."""
-        names = self.axis_name
-        return () if names is None else (names,) if isinstance(names, str) else names
+        return meshes.named(self.axis_name)
 
 
 class Layer(NamedTuple):

@@ -59,7 +59,7 @@ def linear_softmax_statistics(
     examples, in either direction of differentiation: for policies (`log_prob`, `entropy`), for a
     teacher's most likely classes (several labels), for perplexity and accuracy in one pass.
 
-    What each of them is, and of bad labels, is said there; of half operands, blocks and meshes in
+    See there for each result and for bad labels; for half operands, blocks and meshes see
     `linear_softmax_cross_entropy`, whose memory it takes.
 
     Args:
@@ -114,9 +114,8 @@ def linear_softmax_statistics(
 
 
 def _statistics(
-    logits: tuple[jax.Array, ...], labels: jax.Array | None, terms: Terms, classes: ClassAxes
+    logits: tuple[jax.Array, ...], labels: jax.Array, terms: Terms, classes: ClassAxes
 ) -> Statistics:
     (scores,) = logits
-    assert labels is not None
     chosen = choose(labels, scores, classes, None)
     return statistics_of(scores, chosen, None, terms.temperature, terms.softcap, classes)

@@ -49,8 +49,9 @@ def rnnt_loss_of_sum(
     Frames are taken in blocks, whose logits are made for the loss and made again for its gradient.
     All that `rnnt_loss` says of padding, bad labels and impossible sequences holds; the gradient
     of the kernel, which all sequences share, is NaN where a label is bad. Half operands are added
-    up and go through tanh in float32, go into the product as they are, and are summed in float32;
-    the products of the gradient are in float32.
+    up and go through tanh in float32, go into the product as halves, and are summed in float32.
+    The gradient of the logits is rounded to the operands' dtype before its two products, unless
+    `precision` is "highest".
 
     Args:
       encodings: floating-point array (..., T, D), of the frames.
@@ -65,7 +66,8 @@ def rnnt_loss_of_sum(
       where: as in `rnnt_loss`.
       chunk_size: how many frames' logits exist at a time, those of all sequences together. By
         default as many as make 4 million logits, and at least one.
-      precision: of the matrix products, a `jax.lax.PrecisionLike`.
+      precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
+        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
 
     Returns:
       One loss per sequence, shape (...); at least float32.
