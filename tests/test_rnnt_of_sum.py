@@ -59,11 +59,10 @@ def derivatives(f, rest, **options):
     return run
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_it_is_the_loss_of_the_logits(chunk_size, x64):
+def test_it_is_the_loss_of_the_logits(x64):
     floats, rest = joined()
     options = {"fastemit": 0.25}
-    found = derivatives(in_blocks, rest, chunk_size=chunk_size, **options)(*floats)
+    found = derivatives(in_blocks, rest, chunk_size=2, **options)(*floats)
     real = [jnp.nan_to_num(x) for x in floats]
     wanted = derivatives(whole, rest, **options)(*real)
     for mine, reference in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
