@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -186,11 +186,9 @@ class Terms(NamedTuple):
         )
 
 
-def factor(
-    name: str, value: ArrayLike | None, like: jax.Array, absent: float | None = 0
-) -> jax.Array | None:
-    """A hyper-parameter that at this Python number, or None, is left out."""
-    if value is None or (isinstance(value, int | float) and value == absent):
+def factor(name: str, value: Any, like: jax.Array, absent: float | None = 0) -> jax.Array | None:
+    """A hyper-parameter that is left out where it is this Python number, or None."""
+    if value is absent or (isinstance(value, int | float) and value == absent):
         return None
     return checks.number(name, value, like)
 
