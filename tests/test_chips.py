@@ -230,7 +230,8 @@ def test_recorded_results_belong_to_cases(file):
     ((chip, mesh),) = {(record["chip"], record["mesh"]) for record in records}
     assert file.stem == "-".join(filter(None, ("chips", chip, mesh)))
     names = [record["workload"] for record in records]
-    assert names == [case.name for case in command.cases(mesh) if case.name in names]
+    known = [case.name for case in command.cases(mesh)]
+    assert names == ([name for name in known if name in names] if mesh else known)
     for record in records:
         first, *others = record["contenders"]
         assert first["name"] == "jaxloss"
