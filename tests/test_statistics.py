@@ -361,9 +361,10 @@ def test_sharded_classes_of_a_mesh(kind):
     ]
 
     def everything(x, y):
-        found = jaxloss.softmax_statistics(x, y)
-        total = lambda x: sum(jnp.sum(jnp.sin(z)) for z in floats(x, y))  # noqa: E731
-        return found, jax.grad(total)(x)
+        def total(x):
+            return sum(jnp.sum(jnp.sin(z)) for z in floats(x, y))
+
+        return jaxloss.softmax_statistics(x, y), jax.grad(total)(x)
 
     with jax.set_mesh(grid):
         program = hlo.optimised(everything, *args)

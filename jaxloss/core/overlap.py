@@ -14,7 +14,7 @@ from jaxloss._base import checks, elementwise
 from jaxloss._base.call import public
 from jaxloss._base.reduction import divide
 from jaxloss.core.classes.axes import ClassAxes
-from jaxloss.core.classes.labels import expand_weights
+from jaxloss.core.classes.labels import weighted
 from jaxloss.core.classes.softmax import softmax
 
 Reduction = Literal["mean", "sum", "none"]
@@ -90,9 +90,7 @@ def dice_loss(
         for name, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta))
     )
     losses = regions.losses(alpha, beta, smooth)
-    weights = expand_weights(class_weights, losses, ClassAxes((losses.ndim - 1,)))
-    if weights is not None:
-        losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
+    losses = weighted(losses, class_weights, ClassAxes((losses.ndim - 1,)))
     present = regions.present
     if ignore_background:
         losses, present = _without_background(losses, present)

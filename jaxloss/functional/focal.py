@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise
+from jaxloss._base import checks
 from jaxloss._base.reduction import Reduction
 from jaxloss.core import focal as core
 from jaxloss.core.classes.axes import ClassAxes
-from jaxloss.core.classes.labels import expand_weights
+from jaxloss.core.classes.labels import weighted
 from jaxloss.functional._torch import (
     answers,
     class_dimension,
@@ -53,8 +52,5 @@ def focal_loss(
         alpha = None if alpha is None else checks.number("alpha", alpha, input)
         gamma = checks.number("gamma", gamma, input)
         losses = core.sigmoid_focal_loss(input, targets, alpha=alpha, gamma=gamma, where=taken)
-        classes = ClassAxes((class_dimension(input),))
-        weights = expand_weights(weight, losses, classes)
-        if weights is not None:
-            losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
+        losses = weighted(losses, weight, ClassAxes((class_dimension(input),)))
     return reduced(losses, reduction, taken.astype(losses.dtype))

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, xla
+from jaxloss._base import checks, xla
 from jaxloss._base.reduction import Reduction
 from jaxloss.core import overlap as core
 from jaxloss.core.classes.axes import ClassAxes
-from jaxloss.core.classes.labels import expand_weights
+from jaxloss.core.classes.labels import weighted
 from jaxloss.functional._torch import answers, class_targets, reduced, torch_function
 
 
@@ -55,9 +55,7 @@ def dice_loss(
     if found is not None:
         losses, taken = losses[..., 0], taken[..., 0]
     taken = jnp.broadcast_to(taken, losses.shape)
-    weights = expand_weights(weight, losses, ClassAxes((losses.ndim - 1,)))
-    if weights is not None:
-        losses = elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
+    losses = weighted(losses, weight, ClassAxes((losses.ndim - 1,)))
     if ignore_background:
         first = int(input.shape[1] > 1)
         losses, taken = losses[..., first:], taken[..., first:]

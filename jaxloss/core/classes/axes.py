@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 from jaxloss._base import checks
 
@@ -116,6 +117,14 @@ class ClassAxes:
     def are_masked(self, where: jax.Array | None) -> bool:
         """Whether `where` tells the classes of an example apart, and not just examples."""
         return where is not None and any(where.shape[a] > 1 for a in self.axes)
+
+    def may_gather(self, x: jax.Array) -> bool:
+        """Whether entries can be gathered along the classes.
+
+        A gather over several axes needs them last, and over a sharded one it is an error.
+        """
+        kinds = jax.typeof(x).sharding.mesh.axis_types
+        return len(self.axes) == 1 and AxisType.Explicit not in kinds
 
     def count(self, scores: jax.Array, where: jax.Array | None) -> int | jax.Array:
         """How many classes take part in an example that does, at least 1."""

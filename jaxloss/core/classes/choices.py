@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 
 from jaxloss._base import xla
 from jaxloss.core.classes.axes import ClassAxes
@@ -49,8 +48,7 @@ def at_choices(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
 
 
 def _taken(x: jax.Array, place: jax.Array, classes: ClassAxes) -> jax.Array:
-    if len(classes.axes) != 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
-        # A gather over several axes needs them last, and over a sharded one it is an error.
+    if not classes.may_gather(x):
         hot = classes.expand(place) == classes.indices(x, place.dtype)[..., None]
         return jnp.sum(xla.filled(hot, x[..., None], 0), classes.axes)
     (axis,) = classes.axes

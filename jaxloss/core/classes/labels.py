@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, xla
+from jaxloss._base import checks, elementwise, xla
 from jaxloss.core.classes.axes import ClassAxes
 
 
@@ -75,8 +74,7 @@ def locate(
 
 def at_label(x: jax.Array, labels: Labels, classes: ClassAxes) -> jax.Array:
     """x at each label, the class axes kept; 0 where the label points nowhere."""
-    if len(classes.axes) != 1 or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
-        # A gather over several axes needs them last, and over a sharded one it is an error.
+    if not classes.may_gather(x):
         return classes.sum(xla.filled(labels.hot, x, 0))
     (axis,) = classes.axes
     here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
@@ -113,6 +111,14 @@ def expand_weights(
     order = sorted(range(len(wanted)), key=classes.axes.__getitem__)
     others = tuple(a for a in range(scores.ndim) if a not in classes.axes)
     return jnp.expand_dims(jnp.transpose(class_weights, order), others)
+
+
+def weighted(losses: jax.Array, class_weights: ArrayLike | None, classes: ClassAxes) -> jax.Array:
+    """Losses of each class, times its weight."""
+    weights = expand_weights(class_weights, losses, classes)
+    if weights is None:
+        return losses
+    return elementwise.product(jnp.broadcast_to(weights, losses.shape), losses)
 
 
 def weights_at(labels: Labels, weights: jax.Array, classes: ClassAxes) -> jax.Array:

@@ -15,7 +15,6 @@ from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.contrastive.pairs import How, Pairs, Side, Statistic, found
 from jaxloss.core.contrastive.statistics import Count, LogSum, SoftplusSum, Sum, lowest
-from jaxloss.core.linear.products import rounds
 
 # How many similarities a block makes by default; and how many columns it has even if they make
 # more, for with these it is no larger than the embeddings.
@@ -256,8 +255,7 @@ def _how(embeddings, of_rows, of_columns, chunk_size, axis_name) -> How:
         rows = max(1, count // meshes.spread())
         chunk_size = max(1, _BLOCK_SCORES // rows, min(features, _BLOCK_COLUMNS))
     checks.at_least(1, "chunk_size", chunk_size)
-    is_rounded = rounds(embeddings, None)
-    return How(of_rows, of_columns, embeddings.dtype, is_rounded, int(chunk_size), axis_name)
+    return How(of_rows, of_columns, embeddings.dtype, int(chunk_size), axis_name)
 
 
 def _places(embeddings: jax.Array, axis_name: AxisName) -> jax.Array:

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._base import checks, meshes, xla
+from jaxloss._base import meshes, xla
 from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.contrastive.statistics import Count, LogSum, Parts, SoftplusSum, Sum, merged
+from jaxloss.core.linear.products import Slope, product, rounds, to_inputs
 
 T = TypeVar("T")
 
@@ -55,7 +56,6 @@ class How(NamedTuple):
     of_rows: tuple[Statistic, ...]
     of_columns: tuple[Statistic, ...]
     operands: Any  # The dtype in which embeddings go into the products.
-    rounds: bool  # Whether what goes back through a product is rounded to it.
     chunk_size: int
     axis_name: AxisName = None
 
@@ -112,12 +112,12 @@ def _statistics_jvp(how, primals, tangents):
         def block(here, there):
             columns, of_columns, columns_dot = there
             # In float32: there halves and their tangents are exact, to any order.
-            z = _added(scale * _dot(rows.embeddings, columns.embeddings, 1, 1), bias)
+            z = _added(scale * product(rows.embeddings, columns.embeddings, None), bias)
             z_dot = jnp.zeros_like(z)
             if moved.rows is not None:
-                z_dot = z_dot + _dot(moved.rows, columns.embeddings, 1, 1)
+                z_dot = z_dot + product(moved.rows, columns.embeddings, None)
             if columns_dot is not None:
-                z_dot = z_dot + scale * _dot(rows.embeddings, columns_dot, 1, 1)
+                z_dot = z_dot + scale * product(rows.embeddings, columns_dot, None)
             z_dot = _added(z_dot, moved.bias)
 
             def sums(statistics, values, axis):
@@ -199,26 +199,15 @@ def _slopes(statistics, z, rows, columns, values):
 
 def _product(x: jax.Array, y: jax.Array, how: How) -> jax.Array:
     """x @ y.T, of halves as they are, summed in float32."""
-    return _dot(x.astype(how.operands), y.astype(how.operands), 1, 1)
+    return product(x.astype(how.operands), y.astype(how.operands), None)
 
 
 def _product_back(slope: jax.Array, x: jax.Array, axis: int, how: How) -> jax.Array:
     """The sum over one axis of the slopes, each times its row of x."""
-    if not how.rounds:
-        return _dot(slope, x, axis, 0)
-    narrow = jnp.finfo(how.operands).maxexp < jnp.finfo(slope.dtype).maxexp
-    if not narrow:
-        return _dot(slope.astype(how.operands), x.astype(how.operands), axis, 0)
-    # As shares of the greatest of each sum, of which float16 loses nothing.
-    peak = jnp.max(jnp.abs(slope), axis, keepdims=True, initial=0)
-    peak = jnp.where(peak == 0, 1, peak)
-    shares = (slope / peak).astype(how.operands)
-    return _dot(shares, x.astype(how.operands), axis, 0) * jnp.squeeze(peak, axis)[:, None]
-
-
-def _dot(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
-    wide = checks.wide(x.dtype)
-    return lax.dot_general(x, y, (((of_x,), (of_y,)), ((), ())), preferred_element_type=wide)
+    operands = x.astype(how.operands)
+    operands = operands if rounds(operands, None) else x
+    slope = slope if axis else slope.T
+    return to_inputs(Slope.of(slope, operands, None), operands, None)
 
 
 def _added(x: jax.Array, y: jax.Array | None) -> jax.Array:

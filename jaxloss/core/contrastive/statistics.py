@@ -62,25 +62,21 @@ class LogSum:
 
 class _PlainSum:
     @staticmethod
-    def term(z: jax.Array) -> jax.Array:
-        raise NotImplementedError
-
-    @classmethod
-    def parts(cls, z: jax.Array, mask: jax.Array, axis: int) -> Parts:
-        total = jnp.sum(jnp.where(mask, cls.term(z), 0), axis)
-        return Parts(jnp.zeros_like(total), total)
-
-    @staticmethod
     def value(parts: Parts) -> jax.Array:
         return parts.total
+
+
+def _plain(terms: jax.Array, mask: jax.Array, axis: int) -> Parts:
+    total = jnp.sum(jnp.where(mask, terms, 0), axis)
+    return Parts(jnp.zeros_like(total), total)
 
 
 class Sum(_PlainSum):
     """Σ z."""
 
     @staticmethod
-    def term(z: jax.Array) -> jax.Array:
-        return z
+    def parts(z: jax.Array, mask: jax.Array, axis: int) -> Parts:
+        return _plain(z, mask, axis)
 
     @staticmethod
     def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
@@ -91,8 +87,8 @@ class Count(_PlainSum):
     """How many pairs there are."""
 
     @staticmethod
-    def term(z: jax.Array) -> jax.Array:
-        return jnp.ones_like(z)
+    def parts(z: jax.Array, mask: jax.Array, axis: int) -> Parts:
+        return _plain(jnp.ones_like(z), mask, axis)
 
     @staticmethod
     def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
@@ -103,8 +99,8 @@ class SoftplusSum(_PlainSum):
     """Σ log(1 + exp z)."""
 
     @staticmethod
-    def term(z: jax.Array) -> jax.Array:
-        return elementwise.softplus(z)
+    def parts(z: jax.Array, mask: jax.Array, axis: int) -> Parts:
+        return _plain(elementwise.softplus(z), mask, axis)
 
     @staticmethod
     def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:

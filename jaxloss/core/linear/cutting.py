@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import TypeVar
 
 import jax
@@ -110,8 +109,7 @@ def fewest(rows: Rows, shared: Shared, chunk_size: int | None, copies: int) -> i
         logits = classes * len(shared.kernels)  # Of each example.
         most = max(_BLOCK_LOGITS, logits * min(features, _BLOCK_EXAMPLES)) * meshes.spread()
         return max(1, -(-copies * examples * logits // most))
-    if not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
-        checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
+    checks.at_least(1, "chunk_size", chunk_size)
     return -(-classes // chunk_size)
 
 

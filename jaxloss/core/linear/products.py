@@ -73,7 +73,7 @@ class Slope(NamedTuple):
         peak = None
         if is_narrow(operands):
             # As a share of its peak float16 loses nothing of it.
-            peak = jnp.max(jnp.abs(lax.stop_gradient(gradient)), -1, keepdims=True)
+            peak = jnp.max(jnp.abs(lax.stop_gradient(gradient)), -1, keepdims=True, initial=0)
             gradient = gradient / _or_one(peak)
         return cls(gradient.astype(operands.dtype), peak)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 
 import jax
 import jax.numpy as jnp
@@ -179,9 +178,8 @@ def _block_size(encodings, predictions, kernel, chunk_size):
     if chunk_size is None:
         logits_of_a_frame = encodings.shape[0] * predictions.shape[1] * len(kernel)
         size = _BLOCK_LOGITS // max(logits_of_a_frame, 1)
-    elif not isinstance(chunk_size, numbers.Integral) or chunk_size < 1:
-        checks.fail(ValueError, "chunk_size", "be an integer of 1 or more", chunk_size)
     else:
+        checks.at_least(1, "chunk_size", chunk_size)
         size = chunk_size
     return max(1, min(size, frames))
 
