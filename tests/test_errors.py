@@ -852,7 +852,8 @@ STATIC = [
     (
         lambda: jaxloss.sigmoid_contrastive_loss(X, X, scale=1.0, bias=0.0, where=X > 0),
         ValueError,
-        "sigmoid_contrastive_loss: `where` must have the rank of `x1[:, 0]` and broadcast to its shape",
+        "sigmoid_contrastive_loss: `where` must have the rank of `x1[:, 0]` and broadcast to its"
+        " shape (2,), got (2, 3)",
     ),
     (
         lambda: jaxloss.supervised_contrastive_loss(X, X),
