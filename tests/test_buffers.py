@@ -86,7 +86,8 @@ def test_every_field_that_may_hold_an_array_is_among_these():
 @functools.cache
 def inputs(name):
     row = BY_NAME[ROWS[name]]
-    args = row.as_torch(*row.inputs(seed=2))
+    with jax.ensure_compile_time_eval():  # A first call inside a trace would keep its tracers.
+        args = row.as_torch(*row.inputs(seed=2))
     return (args[0].reshape(-1, 5), args[1].reshape(-1)) if "Linear" in name else args
 
 
