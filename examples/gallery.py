@@ -106,9 +106,10 @@ def draw_panels(
     panels: Sequence[Panel | Surface], legend: Sequence[Line2D], points: int
 ) -> tuple[Figure, float]:
     """A figure of all panels, and how far derivatives are from the slopes of the curves."""
-    rows = len(panels) // COLUMNS
-    size = 4 * COLUMNS, 3.5 * rows
-    figure, grid = plt.subplots(rows, COLUMNS, figsize=size, layout="constrained")
+    columns = min(COLUMNS, len(panels))
+    rows = len(panels) // columns
+    size = 4 * columns, 3.5 * rows
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained")
     furthest = 0.0
     for axes, panel in zip(np.ravel(grid), panels, strict=True):
         axes.set_title(panel.title, fontweight="bold")
@@ -116,7 +117,8 @@ def draw_panels(
             furthest = max(furthest, draw_curves(axes, panel, points))
         else:
             draw_surface(axes, panel, points)
-    figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
+    if legend:
+        figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
     return figure, furthest
 
 

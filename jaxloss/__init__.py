@@ -92,4 +92,4 @@ from jaxloss.core.sparsemax import sparsemax_loss as sparsemax_loss
 from jaxloss.core.statistics import Statistics as Statistics
 from jaxloss.core.statistics import softmax_statistics as softmax_statistics
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

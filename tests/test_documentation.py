@@ -22,8 +22,8 @@ ROOT = PACKAGE.parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "jaxloss.")]
 PAGES = ["README.md", "CONTRIBUTING.md"] + [
     str(page.relative_to(ROOT))
-    for folder in ("examples", "benchmarks")
-    for page in sorted((ROOT / folder).rglob("README.md"))
+    for pattern in ("examples/**/README.md", "benchmarks/README.md", "docs/*.md")
+    for page in sorted(ROOT.glob(pattern))
 ]
 
 
@@ -38,7 +38,12 @@ def test_examples_in_the_documentation(name):
 
 @pytest.mark.parametrize(
     ("page", "prints"),
-    [("README.md", 4), ("examples/porting/README.md", 20), ("examples/policies/README.md", 9)],
+    [
+        ("README.md", 3),
+        ("docs/doors.md", 1),
+        ("examples/porting/README.md", 20),
+        ("examples/policies/README.md", 9),
+    ],
 )
 def test_code_of_a_page(page, prints, capsys):
     text = (ROOT / page).read_text()

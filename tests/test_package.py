@@ -166,6 +166,11 @@ def test_version_is_written_once():
     assert places == [ROOT / "__init__.py"]
 
 
+def test_pages_of_a_release_name_the_version():
+    assert f"\nversion: {jaxloss.__version__}\n" in (ROOT.parent / "CITATION.cff").read_text()
+    assert f"\n## [{jaxloss.__version__}] - 2" in (ROOT.parent / "CHANGELOG.md").read_text()
+
+
 MISTAKES = """
 import jax.numpy as jnp
 import jaxloss

@@ -59,7 +59,7 @@ class NLLLoss(Loss):
 
 @dataclasses.dataclass(eq=False)
 class NLLLoss2d(NLLLoss):
-    """Deprecated name of `NLLLoss`, which takes images as well.
+    """Deprecated name of `NLLLoss`, which takes images as well; see `jaxloss.functional.nll_loss`.
 
     Args:
       weight: as in `NLLLoss`.
