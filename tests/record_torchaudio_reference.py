@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import warnings
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]  An extra that need not be there.
@@ -22,8 +23,8 @@ def ask(call: Call) -> list[np.ndarray]:
     function = getattr(torchaudio.functional, call.function)
     if call.function == "rnnt_loss":
         losses = function(args[0].requires_grad_(), *args[1:], **call.options)
-        losses.sum().backward()
-        return [losses.detach().numpy(), args[0].grad.numpy()]
+        (gradient,) = torch.autograd.grad(losses.sum(), args[:1])
+        return [losses.detach().numpy(), gradient.numpy()]
     path, scores = function(*args, **call.options)
     spans = torchaudio.functional.merge_tokens(path[0], scores[0].exp(), **call.options)
     rows = [(span.token, span.start, span.end, span.score) for span in spans]
@@ -32,7 +33,7 @@ def ask(call: Call) -> list[np.ndarray]:
 
 def main() -> None:
     warnings.simplefilter("ignore")  # Both functions are deprecated there.
-    answers = {
+    answers: dict[str, Any] = {
         f"{call.name}/{number}": answer
         for call in calls()
         for number, answer in enumerate(ask(call))

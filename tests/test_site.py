@@ -88,7 +88,7 @@ def test_links_lead_somewhere(pages, site):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
+    def log_message(self, format, *args):
         pass
 
 

@@ -10,7 +10,7 @@ import numpy as np
 class Call(NamedTuple):
     name: str
     function: str
-    args: tuple[np.ndarray, ...]
+    args: tuple[Any, ...]
     options: dict[str, Any]
 
 
