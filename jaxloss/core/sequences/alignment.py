@@ -119,29 +119,32 @@ def _best_symbols(sequences: Sequences, blank: int) -> tuple[jax.Array, jax.Arra
     skips = jnp.pad(states[:, 2:] != states[:, :-2], ((0, 0), (2, 0)))[:, : states.shape[1]]
     # What all symbols of a frame have in common would only cost digits.
     scores = lax.stop_gradient(jnp.where(frames[..., None], scores, 0))
-    scores = scores - jnp.max(scores, 2, keepdims=True)
-    places = jnp.broadcast_to(states[:, None], (*frames.shape, states.shape[1]))
+    scores = jnp.moveaxis(scores - jnp.max(scores, 2, keepdims=True), 1, 0)
+    places = jnp.broadcast_to(states, (*scores.shape[:2], states.shape[1]))
     scores = jnp.take_along_axis(scores, places, 2, mode="promise_in_bounds")
 
     def walk(best, inputs):
         scores, frame = inputs
         # From the lowest state on, so that it wins a tie.
-        chosen, back = _from(best, 2, skips), jnp.full(skips.shape, 2, jnp.int8)
+        total, rest = _from(best, 2)
+        chosen = jnp.where(skips, total, -jnp.inf), rest
+        back = jnp.full(skips.shape, 2, jnp.int8)
         for step in (1, 0):
-            other = _from(best, step, True)
+            other = _from(best, step)
             is_more = _is_more(other, chosen)
             chosen = tuple(jnp.where(is_more, x, y) for x, y in zip(other, chosen, strict=True))
             back = jnp.where(is_more, jnp.int8(step), back)
         total, rest = exact.two_sum(chosen[0], scores)
-        here = total, jnp.where(total > -jnp.inf, chosen[1] + rest, 0)
+        here = _behind_none(total, jnp.where(total > -jnp.inf, chosen[1] + rest, 0))
         best = tuple(jnp.where(frame, x, y) for x, y in zip(here, best, strict=True))
         return best, jnp.where(frame, back, jnp.int8(0))
 
     start = jnp.where(lax.broadcasted_iota(jnp.int32, states.shape, 1) == 0, 0, -jnp.inf)
     start = xla.tied(start.astype(scores.dtype), scores)
-    rest = xla.tied(jnp.zeros_like(start), scores)
-    inputs = jnp.moveaxis(scores, 1, 0), jnp.moveaxis(frames, 1, 0)[..., None]
-    best, backs = lax.scan(walk, (start, rest), inputs)
+    start = _behind_none(start, xla.tied(jnp.zeros_like(start), scores))
+    inputs = scores, jnp.moveaxis(frames, 1, 0)[..., None]
+    best, backs = lax.scan(walk, start, inputs)
+    best = _from(best, 0)
     last = 2 * batch.count(present)[:, None]
     ends = [
         tuple(jnp.take_along_axis(x, jnp.maximum(state, 0), 1) for x in best)
@@ -160,11 +163,19 @@ def _best_symbols(sequences: Sequences, blank: int) -> tuple[jax.Array, jax.Arra
     return jnp.take_along_axis(states, path, 1), possible
 
 
-def _from(best: tuple[jax.Array, ...], steps: int, may: jax.Array | bool) -> tuple[jax.Array, ...]:
-    """The best of paths that come to each state from so many before it, if they may."""
-    total, rest = (jnp.pad(x, ((0, 0), (steps, 0)))[:, : x.shape[1]] for x in best)
-    there = lax.broadcasted_iota(jnp.int32, total.shape, 1) >= steps
-    return jnp.where(there & may, total, -jnp.inf), rest
+def _behind_none(total: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
+    """Sums and their rests behind two states that no path reaches, as `_from` takes them.
+
+    With these carried along, a frame pads two arrays, where it would pad four to shift them: on a
+    CPU 0.4 of the loop's time.
+    """
+    pairs = zip((total, rest), (-jnp.inf, 0), strict=True)
+    return tuple(jnp.pad(x, ((0, 0), (2, 0)), constant_values=fill) for x, fill in pairs)
+
+
+def _from(best: tuple[jax.Array, ...], steps: int) -> tuple[jax.Array, ...]:
+    """The best of paths that come to each state from so many before it."""
+    return tuple(x[:, 2 - steps : x.shape[1] - steps] for x in best)
 
 
 def _is_more(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...]) -> jax.Array:
