@@ -9,6 +9,8 @@ from cases import LOSSES, N
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import jaxloss
+
 BATCHES, LENGTH = (4, 8, 16), 32
 SPEC = P("data", "seq")
 # What puts examples together has its own dimensions.
@@ -67,6 +69,45 @@ def test_explicit_axes(loss, batch):
     with jax.set_mesh(mesh):
         for x in jax.tree.leaves(jax.eval_shape(f, *laid(loss, args, mesh))):
             assert (*x.sharding.spec, None, None)[:2] == tuple(SPEC)
+
+
+@pytest.mark.parametrize("spec", [P(), P("data")], ids=["whole", "by data"])
+@pytest.mark.parametrize("loss", PER_EXAMPLE, ids=str)
+def test_explicit_axes_of_the_first_argument_spread_the_others(loss, spec):
+    f, args = problem(loss, 8)
+    mesh = grid(AxisType.Explicit)
+    specs = [spec if own else P() for own in of_examples(loss)]
+    first, *others = [
+        x.update(sharding=NamedSharding(mesh, spec)) if position else x
+        for position, (x, spec) in enumerate(zip(laid(loss, args, mesh), specs, strict=True))
+    ]
+    where = jax.ShapeDtypeStruct((8, LENGTH), bool, sharding=NamedSharding(mesh, P()))
+    with jax.set_mesh(mesh):
+        losses, gradients = jax.eval_shape(f, first, *others)
+        masked = jax.eval_shape(
+            lambda rows, *args: loss.losses(*args, where=loss.where(rows)), where, first, *others
+        )
+    for x in (losses, masked):
+        assert (*x.sharding.spec, None, None)[:2] == tuple(SPEC)
+    # A gradient lies as what it is of.
+    expected = [SPEC, *specs[1:]]
+    own = [expected[i] for i in loss.floats if of_examples(loss)[i]]
+    for gradient, spec in zip(gradients, own, strict=True):
+        assert (*gradient.sharding.spec, None, None)[:2] == (*spec, None, None)[:2]
+
+
+def test_labels_that_every_device_holds():
+    logits = np.random.default_rng(0).normal(size=(8, LENGTH, 5)).astype(np.float32)
+    labels = np.arange(8 * LENGTH).reshape(8, LENGTH) % 5
+    loss = jax.value_and_grad(
+        lambda x, y: jaxloss.softmax_cross_entropy_with_integer_labels(x, y).sum()
+    )
+    wanted = loss(jnp.asarray(logits), jnp.asarray(labels))
+    mesh = grid(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        found = jax.jit(loss)(jax.device_put(logits, NamedSharding(mesh, SPEC)), labels)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", PER_EXAMPLE, ids=str)

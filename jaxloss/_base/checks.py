@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-from jaxloss._base import host
+from jaxloss._base import host, meshes
 
 Axis = int | tuple[int, ...] | None
 Shaped = jax.Array | jax.ShapeDtypeStruct
@@ -154,8 +154,14 @@ def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]
 
     The first must be floating-point; booleans and integers among the others follow it, as 0/1 or
     ±1 targets do. Half precision is for storage: it is widened to float32 here, and autodiff of
-    that conversion brings the gradient back in the dtype that came in.
+    that conversion brings the gradient back in the dtype that came in. Those of the first one's
+    shape are spread over devices as it is.
     """
+    first, *others = _of_one_dtype(complex_too, values)
+    return [first, *(meshes.laid_as(x, first) if x.shape == first.shape else x for x in others)]
+
+
+def _of_one_dtype(complex_too: bool, values: Mapping[str, ArrayLike]) -> list[jax.Array]:
     given = {name: array(name, value) for name, value in values.items()}
     kind = jnp.inexact if complex_too else jnp.floating
     wanted = "floating-point or complex" if complex_too else "floating-point"
@@ -175,7 +181,7 @@ def operands(**values: ArrayLike) -> list[jax.Array]:
     """
     given = {name: array(name, value) for name, value in values.items()}
     (dtype, *others) = {value.dtype for value in given.values()}
-    widened = arrays(complex_too=False, **given)
+    widened = _of_one_dtype(False, given)
     return widened if others or jnp.finfo(dtype).bits < 16 else [*given.values()]
 
 
@@ -290,7 +296,7 @@ def mask(where: ArrayLike | None, name: str, like: Shaped) -> jax.Array | None:
         elif where.ndim < like.ndim and where.shape == like.shape[: where.ndim]:
             got += f": write `where[{', '.join(['...', *['None'] * (like.ndim - where.ndim)])}]`"
         fail(ValueError, "where", rule, got)
-    return where
+    return meshes.laid_as(where, like) if isinstance(like, jax.Array) else where
 
 
 def axes(axis: Axis, like: Shaped, name: str) -> tuple[int, ...]:

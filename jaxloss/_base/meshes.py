@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
 
 T = TypeVar("T")
 
@@ -56,6 +56,23 @@ def laid(arrays: T, mesh: Any, specs: Any) -> T:
         return jax.tree.map(lambda x: reshard(x, NamedSharding(mesh, spec)), arrays)
 
     return jax.tree.map(part, specs, arrays)
+
+
+def laid_as(x: jax.Array, like: jax.Array, leading: int | None = None) -> jax.Array:
+    """An array whose leading dimensions, or all, are those of `like`, spread over devices as they.
+
+    JAX adds an array that every device holds to one that is spread, but selects only among arrays
+    that are spread alike. A dimension that is spread already stays; JAX says if that does not fit.
+    """
+    mesh, explicit = explicit_axes(like)
+    if not explicit:
+        return x
+    own = spec = [named(axes) for axes in jax.typeof(x).sharding.spec]
+    for d in range(x.ndim if leading is None else leading):
+        axes = axes_of(like, d)
+        if x.shape[d] > 1 and not own[d] and not {*axes} & {name for part in own for name in part}:
+            spec = [*spec[:d], axes, *spec[d + 1 :]]
+    return x if spec == own else reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def by_device(f: Callable[..., Any], arrays: tuple, like: jax.Array, specs: Any, out: Any) -> Any:

@@ -12,7 +12,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, xla
+from jaxloss._base import checks, elementwise, meshes, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.classes.labels import Labels, at_label, find, label_weights, locate, pick
@@ -265,7 +265,7 @@ def multilabel_margin_loss(
     if len(axes) != 1:
         checks.fail(ValueError, "axis", "be one dimension", axis)
     ClassAxes(axes).require(scores, "scores")
-    labels = checks.labels("labels", labels, scores.shape)
+    labels = meshes.laid_as(checks.labels("labels", labels, scores.shape), scores)
     where = checks.mask(where, "scores", scores)
     scores = elementwise.masked(where, scores)
     if where is not None:

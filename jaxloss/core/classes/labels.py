@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, xla
+from jaxloss._base import checks, elementwise, meshes, xla
 from jaxloss.core.classes.axes import ClassAxes
 
 
@@ -59,7 +59,7 @@ def locate(
     labels: jax.Array, scores: jax.Array, classes: ClassAxes, where: jax.Array | None = None
 ) -> Labels:
     """`find` of labels that are checked."""
-    labels = classes.expand(labels)
+    labels = meshes.laid_as(classes.expand(labels), scores)
     place = labels - jnp.asarray(classes.first(scores), labels.dtype)
     hot = place == classes.indices(scores, labels.dtype)
     known = (labels >= 0) & (labels < classes.size(scores))
