@@ -174,6 +174,7 @@ def test_zero_times_infinity():
     assert jax.grad(rate)(0.0, 0.0) == 1
     assert rate(0.0, 1.0) == jnp.inf
     assert jaxloss.poisson_nll_loss(-jnp.inf, 0.0) == 0
+    assert jax.value_and_grad(jaxloss.poisson_nll_loss)(jnp.inf, 3.0) == (jnp.inf, jnp.inf)
     nll_loss = F.nll_loss(
         jnp.array([[-jnp.inf, 0.0]]), jnp.array([0]), jnp.array([0.0, 1.0]), reduction="sum"
     )

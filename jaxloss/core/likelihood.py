@@ -130,7 +130,8 @@ def poisson_nll_loss(
 
 @jax.custom_jvp
 def _poisson(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.where(y == 0, jnp.exp(x), jnp.exp(x) - y * x)
+    # Beyond 1000 the exponential is infinite, and inf - inf would be NaN.
+    return jnp.where(y == 0, jnp.exp(x), jnp.exp(x) - y * jnp.minimum(x, 1000))
 
 
 def _poisson_jvp(primals, tangents):
