@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import LOSSES, N
+from cases import BY_NAME, LOSSES, N
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -108,6 +108,19 @@ def test_labels_that_every_device_holds():
         found = jax.jit(loss)(jax.device_put(logits, NamedSharding(mesh, SPEC)), labels)
     for x, y in zip(found, wanted, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "kl", "multilabel_margin", "huber"])
+def test_vmap_over_explicit_axes(name):
+    loss = BY_NAME[name]
+    args = [np.resize(x, (8, *x.shape[1:])) for x in loss.inputs()]
+    wanted = jax.vmap(loss.losses)(*map(jnp.asarray, args))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in args]
+        found = jax.jit(jax.vmap(loss.losses))(*spread)
+    assert found.sharding.spec[0] == "data"
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", PER_EXAMPLE, ids=str)

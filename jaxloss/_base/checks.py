@@ -146,7 +146,21 @@ def require(
         return
     if where is not None:
         holds = holds | ~where
-    checkify.debug_check(jnp.all(holds), f"{_said(argument)} must {expectation}")
+    checkify.debug_check(_all(holds), f"{_said(argument)} must {expectation}")
+
+
+@jax.custom_batching.custom_vmap
+def _all(holds: jax.Array) -> jax.Array:
+    """Whether a condition holds in all examples of a `jax.vmap` as well.
+
+    A condition for each would be sorted by checkify, which is an error over devices.
+    """
+    return jnp.all(holds)
+
+
+@_all.def_vmap
+def _all_vmap(_axis_size, _in_batched, holds):
+    return _all(holds), False
 
 
 def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:
