@@ -146,21 +146,23 @@ def require(
         return
     if where is not None:
         holds = holds | ~where
-    checkify.debug_check(_all(holds), f"{_said(argument)} must {expectation}")
+    all_hold = _all_of_any_vmap if meshes.explicit_axes(holds)[1] else jnp.all
+    checkify.debug_check(all_hold(holds), f"{_said(argument)} must {expectation}")
 
 
 @jax.custom_batching.custom_vmap
-def _all(holds: jax.Array) -> jax.Array:
-    """Whether a condition holds in all examples of a `jax.vmap` as well.
+def _all_of_any_vmap(holds: jax.Array) -> jax.Array:
+    """Whether a condition holds in all examples of a `jax.vmap` too.
 
-    A condition for each would be sorted by checkify, which is an error over devices.
+    Of a condition for each of them checkify sorts the answers, which is an error over explicit
+    axes. It takes time to trace, and so is for these alone.
     """
     return jnp.all(holds)
 
 
-@_all.def_vmap
-def _all_vmap(_axis_size, _in_batched, holds):
-    return _all(holds), False
+@_all_of_any_vmap.def_vmap
+def _all_of_any_vmap_vmap(_axis_size, _in_batched, holds):
+    return _all_of_any_vmap(holds), False
 
 
 def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:
