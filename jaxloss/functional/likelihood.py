@@ -26,7 +26,7 @@ def nll_loss(
     """As torch.nn.functional.nll_loss, over `jaxloss.negative_log_likelihood`.
 
     Differs from torch: a target outside [0, C) that is not `ignore_index` gives NaN for that
-    example instead of an error; when nothing takes part the mean is NaN, but its gradient 0.
+    example instead of an error; when nothing takes part the mean is NaN, but its gradient is 0.
 
     Args:
       input: log probabilities, floating-point, (C), (N, C) or (N, C, d1, …, dK).
