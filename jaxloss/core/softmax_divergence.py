@@ -1,4 +1,4 @@
-"""Divergences between a teacher's softmax and a student's, made of the logits of both."""
+"""Divergences between a teacher's softmax and a student's, from the logits of both."""
 
 from __future__ import annotations
 

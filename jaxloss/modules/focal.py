@@ -30,7 +30,7 @@ class FocalLoss(Loss):
       `BCEWithLogitsLoss`. One-hot targets of a softmax are indices after `argmax(1)`.
 
     For γ = 0 it is the cross entropy, whose mean is not divided by weights, though. Values are
-    right for confident logits; when nothing takes part the mean is NaN, but its gradient 0.
+    right for confident logits; when nothing takes part the mean is NaN, but its gradient is 0.
 
     Others' losses in these arguments: torchvision's `sigmoid_focal_loss` has alpha=0.25,
     reduction="none"; MONAI's `FocalLoss` these defaults, and Keras's `BinaryFocalCrossentropy` too,
