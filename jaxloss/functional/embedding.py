@@ -62,7 +62,7 @@ def pairwise_distance(
     Args:
       x1: floating-point array, (D) or (N, D).
       x2: array of the same shape.
-      p: the degree of the norm, a number of Python or numpy.
+      p: the degree of the norm, a Python or numpy number.
       eps: added to every difference.
       keepdim: whether the last dimension stays with size 1.
 
@@ -154,7 +154,7 @@ def triplet_margin_loss(
       positive: what should be close to the anchor, in the same shape.
       negative: what should be far from it, in the same shape.
       margin: above 0, in the unit of the distance.
-      p: the degree of the norm, a number of Python or numpy.
+      p: the degree of the norm, a Python or numpy number.
       eps: added to every difference.
       swap: whether a negative closer to the positive than to the anchor counts from there.
       size_average: deprecated, see `reduction`.
