@@ -30,7 +30,7 @@ class DiceLoss(Loss):
       `argmax(1)`.
 
     Small losses keep their digits. With `smooth` 0 a class that is neither there nor predicted is
-    perfect. When nothing takes part the mean is NaN, but its gradient 0.
+    perfect. When nothing takes part the mean is NaN, but its gradient is 0.
 
     Others' losses in these arguments: MONAI's `DiceLoss` has smooth=5e-6, and its
     `include_background=False` is `ignore_background=True`; segmentation_models_pytorch's has
