@@ -1,4 +1,4 @@
-"""The focal loss in torch's conventions, for the class `FocalLoss`, since torch has no function."""
+"""The focal loss in torch's conventions, for the class `FocalLoss`; torch has no such function."""
 
 from __future__ import annotations
 
