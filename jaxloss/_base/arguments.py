@@ -1,4 +1,4 @@
-"""What a public function declares of an argument: how it is taken, and what is refused."""
+"""What a public function declares about an argument: how it is taken, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a function public: it is compiled once, and its errors speak in its own words."""
+"""What makes a function public: it is compiled once, and its errors use its own names."""
 
 from __future__ import annotations
 

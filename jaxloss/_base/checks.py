@@ -1,4 +1,4 @@
-"""What is refused, and with which words: errors name the function and the argument as called."""
+"""What is refused, and in which words: errors name the function and the argument as called."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Primitives whose values and derivatives stay right at zero, at ties and at infinity.
 
 Some are plain formulas, arranged so that automatic differentiation of them is right to every
-order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule where one
-derivative is taken inside another, and differentiate the body: so what rules build upon is arranged
-like the plain formulas.
+order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule when one
+derivative is taken inside another, and differentiate the body instead. So the functions that rules
+are built on are arranged like the plain formulas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes from Python and numpy, as JAX takes it for the same numbers."""
+"""Numbers and arrays of Python and numpy, converted so that JAX takes them with the same values."""
 
 from __future__ import annotations
 

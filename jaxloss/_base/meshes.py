@@ -1,4 +1,4 @@
-"""What is known of the devices that arrays may be spread over."""
+"""What is known about the devices that arrays may be spread over."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
 """The cellar: every idiom whose only purpose is to persuade JAX or XLA.
 
-Each says what happens without it, what it is worth, and when it may go. `tests/test_xla*.py` show
-each beside what one would write instead: the day that does as well, the test fails.
+Each says what happens without it, what it is worth, and when it may go. `tests/test_xla*.py` set
+each beside what one would write instead, and fail on the day when that does as well.
 
-What they answer to, on a CPU. A sum of XLA's takes in what it adds up if that is a chain of
-arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A selection (`where`) is
-stored first, and so is whatever has a second user: an error that the gradient needs as well, and
+What the tricks answer to, on a CPU: a sum in XLA computes its terms on the fly if they are a chain
+of arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A selection (`where`)
+is stored first, and so is whatever has a second user: an error that the gradient needs as well, and
 even a constant or a number per row that both broadcast to the full shape. So values are chains of
 arithmetic, with one selection at the end if need be; derivatives are closed forms of the inputs,
-and write in another way what the value computes as well; and what costs more to compute twice, as
-exponentials do, is stored once for both.
+which write in another way what the value computes as well; and what costs more to compute twice,
+such as exponentials, is stored once for both.
 
-Figures are those of a value and its gradient in float32: on a CPU, with JAX 0.10.2, the time and
-XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e the
-cycles that XLA estimates, on an H100 the bytes of its kernels and the memory. Where a chip is not
-named no difference was found, or nothing measured.
+Figures are those of a value and its gradient in float32. On a CPU, with JAX 0.10.2, they are the
+time and XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e
+the cycles that XLA estimates, on an H100 the bytes of its kernels and the memory. Where a chip is
+not named, no difference was found or nothing was measured.
 """
 
 from __future__ import annotations
