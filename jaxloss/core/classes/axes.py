@@ -1,4 +1,4 @@
-"""The class dimensions of an array: sums, counts and indices over them, here and over a mesh."""
+"""The class dimensions of an array: sums, counts and indices over them, locally and over a mesh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits before their softmax: capped, without the classes that take no part, at a temperature."""
+"""Logits before their softmax: capped, masked and divided by a temperature."""
 
 from __future__ import annotations
 

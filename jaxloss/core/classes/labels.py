@@ -1,7 +1,7 @@
-"""Where labels point: one-hot by comparison, bad labels, and the weights of classes.
+"""Where labels point: one-hot by comparison, bad labels, and class weights.
 
 Derivatives compare labels with the indices of the classes, which keeps scatters out of the backward
-pass and works on classes that are sharded over a mesh.
+pass and also works for classes that are sharded over a mesh.
 """
 
 from __future__ import annotations
