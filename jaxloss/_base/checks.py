@@ -308,7 +308,7 @@ def axes(axis: Axis, like: Shaped, name: str) -> tuple[int, ...]:
         fail(TypeError, "axis", "be an integer, a tuple of integers or None", repr(axis))
     found = tuple(a % like.ndim if like.ndim else a for a in listed)
     if any(not -like.ndim <= a < like.ndim for a in listed) or len(set(found)) < len(found):
-        rule = f"name dimensions of {_known_as(name)}, which has {like.ndim}, once each"
+        rule = f"name distinct dimensions of {_known_as(name)}, which has {like.ndim}"
         fail(ValueError, "axis", rule, axis)
     return found
 

@@ -90,7 +90,7 @@ def linear_cross_entropy(
         checks.fail(ValueError, "linear_weight", rule, linear_weight.shape)
     classes, *places = linear_weight.shape[:-1]
     if places and input.ndim == 1:
-        rule = f"have shape (N, {features}), for `linear_weight` has places {tuple(places)}"
+        rule = f"have shape (N, {features}), since `linear_weight` has positions {tuple(places)}"
         checks.fail(ValueError, "input", rule, input.shape)
     if linear_bias is not None and jnp.shape(linear_bias) != (classes, *places):
         rule = f"have shape {(classes, *places)}"
