@@ -1,9 +1,9 @@
-"""Distils a language model: a larger one teaches a small one what else could stand there.
+"""Distils a language model: a larger one teaches a small one which other words are likely.
 
 python examples/distill_language_model.py --temperature 2
 
 The small model learns once from the text alone and once from the text and the teacher, in the same
-steps. Neither model's logits of a whole batch ever exist.
+steps. The logits of a whole batch never exist at once, in either model.
 """
 
 from __future__ import annotations
