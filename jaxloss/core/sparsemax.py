@@ -1,4 +1,4 @@
-"""Sparsemax losses, from the projection on the simplex, and what makes others of that family."""
+"""Sparsemax losses, from the projection onto the simplex, and the maker of their whole family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax cross entropy of a linear layer, only a few rows of whose outputs exist at a time."""
+"""Softmax cross entropy of a linear layer's outputs, which are made only a few rows at a time."""
 
 from __future__ import annotations
 
