@@ -168,9 +168,9 @@ def _bounded_log_jvp(complement, primals, tangents):
 def _slope(p: jax.Array, complement: bool) -> jax.Array:
     """1 / p, or 1 / (1 - p).
 
-    The bound of the logarithm must not stop the gradient: a probability of 0 could never recover.
-    torch bounds p (1 - p) from below instead, and so has gradient 0 for a certain and correct
-    prediction.
+    The bound of the logarithm must not stop the gradient, or a probability of 0 could never
+    recover. torch bounds p (1 - p) from below instead, and so has gradient 0 for a certain and
+    correct prediction.
     """
     return 1 / jnp.maximum(1 - p if complement else p, 1e-12)
 

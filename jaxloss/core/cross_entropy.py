@@ -160,7 +160,7 @@ def softmax_cross_entropy(
 
 
 class Terms(NamedTuple):
-    """What may change the plain cross entropy; None is left out."""
+    """What may change the plain cross entropy; what is None is left out."""
 
     class_weights: jax.Array | None  # Laid along the class axes.
     label_smoothing: jax.Array | None
@@ -187,7 +187,7 @@ class Terms(NamedTuple):
 
 
 def factor(name: str, value: Any, like: jax.Array, absent: float | None = 0) -> jax.Array | None:
-    """A hyper-parameter that is left out where it is this Python number, or None."""
+    """A hyper-parameter, or None if it is left out because it is the Python number `absent`."""
     if value is absent or (isinstance(value, int | float) and value == absent):
         return None
     return checks.number(name, value, like)
@@ -261,8 +261,8 @@ def _finished(losses, z_loss, log_normalizer, present, classes):
 def _surprise(logits, given, peak, labels, classes):
     """lse - logits_label, and log Σ exp(logits - peak), accurate where the label has almost all.
 
-    The logits are also `given` before they were widened: of others XLA would store a copy, so that
-    the label's can be gathered. On a TPU (8192, 128256) of bfloat16 take 4.2 GB then.
+    `given` are the logits before they were widened. To gather the labels' from widened ones XLA
+    would store a copy, which on a TPU is 4.2 GB for (8192, 128256) in bfloat16.
     """
     own = given.scale(at_label(given.logits, labels, classes)) - peak
     others = classes.sum(_exp_of_others(logits, peak, labels))
@@ -298,7 +298,7 @@ def _surprise_jvp(classes, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _below_peak(logits, labels, peak, present, classes, alike):
-    """Σ_c labels_c (peak - logits_c); `alike` if an example's labels are all the same, above 0."""
+    """Σ_c labels_c (peak - logits_c); `alike` if labels of an example are equal and positive."""
     if alike:
         total = classes.sum(xla.recomputed_difference(logits, peak))
         return jnp.where(present, -labels * total, 0)

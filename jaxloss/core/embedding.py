@@ -80,7 +80,7 @@ def _batch_shape(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
 def _pairs(
     where: ArrayLike | None, vectors: jax.Array, axes: tuple[int, ...]
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Which pairs or triplets take part, one for each; and the same beside their vectors."""
+    """Which pairs or triplets take part, as one boolean each, and as a mask of their vectors."""
     losses = jax.ShapeDtypeStruct(_batch_shape(vectors, axes), vectors.dtype)
     where = checks.mask(where, "losses", losses)
     return where, None if where is None else jnp.expand_dims(where, axes)

@@ -96,9 +96,9 @@ _sigmoid_focal.defjvp(_sigmoid_focal_jvp, symbolic_zeros=True)
 class _Odds:
     """A binary prediction beside its label: the likely answer, and the other with e = exp(-|x|).
 
-    The wrong answer's probability is (against + beside · e) / (1 + e), `against` and `beside` being
-    what the label says of the likely answer's complement and of itself. Where that is hardly more
-    than 0 it goes by its logarithm, and what is divided by it by its shares.
+    The wrong answer's probability is (against + beside · e) / (1 + e), where `against` and `beside`
+    are what the label says of the likely answer's complement and of the answer itself. Where the
+    probability is hardly above 0, its logarithm is used, and its shares for what is divided by it.
     """
 
     def __init__(self, x: jax.Array, y: jax.Array) -> None:

@@ -292,7 +292,7 @@ def _pairwise_hinge(
 ) -> tuple[jax.Array, jax.Array]:
     """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the free classes c, and its gradient.
 
-    k < ends. The compiler leaves the gradient out where nobody asks for it.
+    k < ends. The compiler leaves the gradient out where it is not asked for.
     """
 
     def add(k, so_far):
@@ -355,7 +355,7 @@ def _no_labels(
 def _label(
     scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None, k: jax.Array
 ) -> Labels:
-    """Where the k-th label points; nowhere, and is bad, where there is none."""
+    """Where the k-th label points; without one it points nowhere and is bad."""
     label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
     label = jnp.where(k < ends[..., 0], label, -1)
     return locate(label, scores, ClassAxes((scores.ndim - 1,)), where)

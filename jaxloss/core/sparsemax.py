@@ -147,10 +147,10 @@ def _of_many_jvp(classes, primals, tangents):
 
 
 def _projection(scores, peak, top, labels: Labels, classes: ClassAxes):
-    """How far the label's score is behind the score of a certain class, and p of the others.
+    """How far the label's score is behind that of a class with p = 1, and p of the other classes.
 
-    All relative to the largest score, which has p = 1 - `share`: nothing cancels where that is
-    almost 1.
+    All is relative to the largest score, whose p is 1 - `share`, so that nothing cancels where this
+    is almost 1.
     """
     share = _share(scores, peak, top, classes)
     behind = (peak - pick(scores, labels, classes)) + share

@@ -34,7 +34,7 @@ def find(
     *,
     names: tuple[str, str],
 ) -> Labels:
-    """Checks labels and finds each one's class among `scores`; `names` are theirs in errors.
+    """Checks labels and finds the class of each among `scores`; `names` are for errors.
 
     Over several class axes a label is a flat index, the last axis fastest.
     """
