@@ -298,7 +298,7 @@ def _surprise_jvp(classes, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _below_peak(logits, labels, peak, present, classes, alike):
-    """Σ_c labels_c (peak - logits_c); `alike` if labels of an example are equal and positive."""
+    """Σ_c labels_c (peak - logits_c); `alike` if an example's labels are equal and positive."""
     if alike:
         total = classes.sum(xla.recomputed_difference(logits, peak))
         return jnp.where(present, -labels * total, 0)
