@@ -39,7 +39,7 @@ def _loss_of(
 def _of_error(
     value: Callable[..., jax.Array], slopes: Callable[..., tuple[jax.Array, ...]]
 ) -> Callable[..., jax.Array]:
-    """A loss of x - y and of hyper-parameters, given its value and its derivatives by all these."""
+    """A loss of x - y and of hyper-parameters, given its value and its derivatives in all these."""
 
     @jax.custom_jvp
     def loss(x: jax.Array, y: jax.Array, *hyper_parameters: jax.Array) -> jax.Array:

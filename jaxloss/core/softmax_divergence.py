@@ -68,7 +68,7 @@ _divergence.defjvp(_divergence_jvp, symbolic_zeros=True)
 
 
 def _value_and_slopes(both, peaks, present, beta, classes):
-    """The divergence for β below 1, and its derivatives by the student's and the teacher's scores.
+    """The divergence for β below 1, and its derivatives in the student's and the teacher's scores.
 
     A divergence is a sum of terms t (r - 1 - log r), each 0 or more, with r the ratio of the two
     probabilities of a class. What this adds to Σ t log (1 / r) sums to 0.

@@ -33,10 +33,10 @@ def ctc_loss(
 ) -> jax.Array:
     """As torch.nn.functional.ctc_loss, over what `jaxloss.ctc_loss` is made of.
 
-    Differs from torch: the gradient is the derivative by `log_probs`, which need not be normalized,
-    whereas torch's is right only after a log_softmax; if no path fits, it is 0. Second
-    derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for that
-    example instead of an error. Float32 stays accurate for thousands of frames.
+    Differs from torch: the gradient is the derivative with respect to `log_probs`, which need not
+    be normalized, whereas torch's is right only after a log_softmax; if no path fits, it is 0.
+    Second derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for
+    that example instead of an error. Float32 stays accurate for thousands of frames.
 
     Args:
       log_probs: log probabilities, floating-point, (T, N, C) or (T, C).
@@ -171,7 +171,7 @@ def rnnt_loss(
         loss, before the reduction. It may be traced.
       reduction: "none", "mean" or "sum". The mean is that of the losses.
       fused_log_softmax: whether `logits` are logits; if not, they are log probabilities, and the
-        gradient is the derivative by these.
+        gradient is that with respect to these.
 
     Returns:
       A scalar, or one loss per example for "none"; at least float32.
