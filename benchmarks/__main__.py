@@ -31,7 +31,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--only", metavar="REGEX", default="", help="the workloads whose name or group matches")
     add("--device", choices=["cpu", "gpu", "tpu"], help="by default what JAX finds")
     add("--no-torch", action="store_true", help="leave torch out")
-    add("--seconds", type=float, default=6, help="to time a workload for, about (default 6)")
+    add("--seconds", type=float, default=6, help="about how long to time a workload (default 6)")
     add("--json", type=Path, metavar="FILE", help="write a line of JSON for each workload")
     add("--read", type=Path, metavar="FILE", help="show what --json wrote instead of measuring")
     add("--plot", type=Path, metavar="FILE", help="draw the ratios")

@@ -2,9 +2,9 @@
 
 python examples/accumulate_gradients.py --devices 8
 
-A token is a handwritten digit in a line of digits. Lines are of very different lengths, and stand
-beside others of about their length, as loaders do to save padding. A mean of the means of such
-parts counts every token of a part of short lines many times.
+A token is a handwritten digit in a line of digits. Lines have very different lengths, and are
+grouped by length, as loaders do to save padding. A mean of the means of such parts counts every
+token of a part with short lines many times over.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Distils a language model: a larger one teaches a small one what else could stand there.
+"""Distils a language model: a larger one teaches a small one which other words are likely.
 
 python examples/distill_language_model.py --temperature 2
 
 The small model learns once from the text alone and once from the text and the teacher, in the same
-steps. Neither model's logits of a whole batch ever exist.
+steps. The logits of a whole batch never exist at once, in either model.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def draw(args, text: language.Corpus, models: dict[str, Network], curves) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, help="of each model; 400 by default, 60 with --quick")
-    parser.add_argument("--share", type=float, default=0.9, help="of the teacher in the loss")
+    parser.add_argument("--share", type=float, default=0.9, help="the teacher's part of the loss")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--beta", type=float, default=0.0, help="0: forward KL, 1: reverse KL")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Trains two networks, one per half of an image, by which either half finds the other.
+"""Trains two networks, one for each half of an image, so that either half finds the other.
 
 python examples/match_halves.py --loss sigmoid
 

@@ -2,7 +2,7 @@
 
 python examples/predict_uncertainty.py --seed 1
 
-Beside it, the same network is trained with one variance for all patients.
+For comparison, the same network is trained with one variance for all patients.
 """
 
 from __future__ import annotations

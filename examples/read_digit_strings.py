@@ -2,7 +2,7 @@
 
 python examples/read_digit_strings.py --seed 1
 
-Nothing says where in a line a digit stands: the loss sums over all places that it may have.
+Nothing says where in a line a digit stands: the loss sums over all places where it may be.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 python examples/segment_digits.py --seed 1
 
-One pixel in sixty is of a whole digit: a network that finds nothing is right nearly everywhere.
+One pixel in sixty belongs to a whole digit: a network that finds nothing is right almost always.
 """
 
 from __future__ import annotations

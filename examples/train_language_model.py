@@ -270,7 +270,7 @@ def draw(args, model: Network, corpus: Corpus, losses, perplexities, unigram) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, help="800 by default, 60 with --quick")
-    parser.add_argument("--devices", type=int, default=1, help="shard the vocabulary over so many")
+    parser.add_argument("--devices", type=int, default=1, help="to shard the vocabulary over")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("out/train_language_model.png")

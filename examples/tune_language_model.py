@@ -2,9 +2,9 @@
 
 python examples/tune_language_model.py --letter s
 
-Of one prompt the model writes several texts, and those with more such words than the others, each
+The model writes several texts for each prompt, and those with more such words than the others, each
 counted once, become more likely. The log-probabilities of the written words, the entropy of each
-choice, and how far the model has gone from where it started, come without the logits of all words.
+choice, and how far the model has moved from its start, take no logits of all words at once.
 """
 
 from __future__ import annotations

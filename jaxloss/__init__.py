@@ -1,6 +1,6 @@
 """The torch.nn losses for JAX: one loss per example, right at the awkward points.
 
-`jaxloss.functional` has torch.nn.functional's names and conventions, `jaxloss.nnx` and
+`jaxloss.functional` has torch.nn.functional's names and conventions; `jaxloss.nnx` and
 `jaxloss.linen` have torch.nn's classes as Flax modules.
 """
 

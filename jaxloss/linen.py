@@ -1,9 +1,9 @@
 """torch.nn's losses as Flax Linen modules.
 
-`weight` and `pos_weight` are constant fields, as is a hyper-parameter that is given as an array.
-Modules that hold equal arrays are equal and hash alike, so that `nn.jit` and its kin can tell them
-apart. An array that a compiled program computes is equal to itself alone: a module made of it
-belongs to that program, as the array does.
+`weight` and `pos_weight` are constant fields, as is a hyper-parameter that is passed as an array.
+Modules that hold equal arrays are equal and hash alike, as `nn.jit` and its kin require. An array
+that a compiled program computes is equal only to itself: a module made with it belongs to that
+program, as the array does.
 """
 
 import functools

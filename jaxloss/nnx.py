@@ -1,8 +1,8 @@
 """torch.nn's losses as Flax NNX modules.
 
-`weight` and `pos_weight` are a `Buffer` each: part of the module's state, so they are saved in a
-checkpoint, but no `nnx.Param`, so no optimiser trains them. So is a hyper-parameter that is given
-as an array, as `margin=jnp.float32(1)` or one computed in a compiled program.
+`weight` and `pos_weight` are a `Buffer` each: part of the module's state, so that checkpoints save
+them, but not an `nnx.Param`, so that no optimiser trains them. A hyper-parameter that is passed as
+an array is a `Buffer` too, such as `margin=jnp.float32(1)` or one computed in a compiled program.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from jaxloss.modules import base, layers
 
 
 class Buffer(nnx.Variable[jax.Array]):
-    """An array that is saved but not trained, as torch's buffers: `weight` and `pos_weight`.
+    """An array that is saved but not trained, like torch's buffers: `weight` and `pos_weight`.
 
-    Assigning an array to such an attribute makes a new one; one that is given is shared. Of any
-    other `nnx.Variable` the value is taken.
+    Assigning an array to such an attribute makes a new `Buffer`; an assigned `Buffer` is shared. Of
+    any other `nnx.Variable` only the value is taken.
 
     Args:
       value: the array.

@@ -421,7 +421,7 @@ STATIC = [
     (
         lambda: F.cosine_similarity(X, X, dim=2),
         ValueError,
-        "cosine_similarity: `dim` must name dimensions of `x1`, which has 2, once each, got 2",
+        "cosine_similarity: `dim` must name distinct dimensions of `x1`, which has 2, got 2",
     ),
     (
         lambda: F.pairwise_distance(X, X, p="2"),
@@ -467,7 +467,7 @@ STATIC = [
     (
         lambda: jaxloss.kl_divergence(X, X, axis=(0, 0)),
         ValueError,
-        "kl_divergence: `axis` must name dimensions of `log_predictions`, which has 2, once each, "
+        "kl_divergence: `axis` must name distinct dimensions of `log_predictions`, which has 2, "
         "got (0, 0)",
     ),
     (
@@ -507,7 +507,7 @@ STATIC = [
         (
             lambda axis=axis: jaxloss.reduce(X, axis=axis),
             ValueError,
-            "reduce: `axis` must name dimensions of `losses`, which has 2, once each, got ",
+            "reduce: `axis` must name distinct dimensions of `losses`, which has 2, got ",
         )
         for axis in (2, -3, (0, -2))
     ),
@@ -591,7 +591,7 @@ STATIC = [
     (
         lambda: F.linear_cross_entropy(X[0], jnp.ones((4, 2, 3)), Y),
         ValueError,
-        "linear_cross_entropy: `input` must have shape (N, 3), for `linear_weight` has places "
+        "linear_cross_entropy: `input` must have shape (N, 3), since `linear_weight` has positions "
         "(2,), got (3,)",
     ),
     (

@@ -26,7 +26,7 @@ def options(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chips", description=__doc__)
     add = parser.add_argument
     add("names", nargs="*", metavar="REGEX", help="the workloads whose name or group matches any")
-    add("--chip", choices=topology.CHIPS, help="to compile for; nobody has to own one")
+    add("--chip", choices=topology.CHIPS, help="to compile for; it need not be here")
     add("--mesh", metavar="4x4", default="", help="linear cross entropy on a mesh of such chips")
     add("--list", action="store_true", help="name the workloads and stop")
     add("--json", type=Path, metavar="FILE", help="write a line of JSON for each workload into it")

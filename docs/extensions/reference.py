@@ -40,7 +40,7 @@ WITHOUT = {
     "ctc_greedy_decode": "it is a sequence of labels",
     "ctc_spans": "it is a list of spans",
     "edit_distance": "it is a count",
-    "linear_softmax_divergence": "it depends on two layers as wholes",
+    "linear_softmax_divergence": "it depends on two whole layers",
     "linear_softmax_statistics": "it has several results",
     "make_fenchel_young_loss": "it makes functions",
     "negative_log_likelihood": "it picks a number out of each row",

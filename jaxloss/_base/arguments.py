@@ -1,4 +1,4 @@
-"""What a public function declares of an argument: how it is taken, and what is refused."""
+"""What a public function declares about an argument: how it is taken, and what is refused."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Argument:
 
     @property
     def is_number(self) -> bool:
-        """Whether it is looked at where it is known."""
+        """Whether the value is checked where it is known."""
         return self.kind is NUMBER or self.domain is not None or self.is_absent_at_default
 
     @property
     def convert(self) -> Callable[[Any], Any]:
-        """What becomes of a value before it is compiled for."""
+        """The value as the program is compiled for it."""
         return host.integers if self.is_label else self.kind.convert
 
     def is_absent(self, number: int | float | None) -> bool:
@@ -72,7 +72,7 @@ class Argument:
         return self.is_absent_at_default and number == self.default
 
     def admits(self, value: Any, number: int | float | None) -> bool:
-        """Whether a value may pass which is that number, or is not known."""
+        """Whether a value may pass that is this number, or that is not known (None)."""
         if number is not None:
             return self.domain is None or bool(self.domain.holds(number))
         has_dtype = hasattr(value, "dtype") or isinstance(value, complex)
@@ -85,7 +85,7 @@ class Argument:
         self.domain.check_concrete(self.name, number)
 
     def check(self, value: Any) -> None:
-        """Refuses a value that the program is compiled for, which may be traced."""
+        """Refuses a bad value of an argument that the program is compiled for; it may be traced."""
         if self.kind is FLAG:
             checks.one_of(self.name, value, (False, True))
         elif value is None and self.kind is ARRAY and self.default is inspect.Parameter.empty:
@@ -94,7 +94,7 @@ class Argument:
             self.domain.check_traced(self.name, value)
 
     def explain(self, value: Any) -> None:
-        """Refuses what JAX cannot take. For use after it has failed in its own words."""
+        """Refuses what JAX cannot take. Called after JAX has failed in its own words."""
         if not self.kind.is_static:
             expectation = "be a number" if isinstance(self.default, int | float) else "be an array"
             checks.refuse_what_is_no_array(self.name, value, expectation, is_tree=self.kind is TREE)
@@ -113,7 +113,7 @@ def declared(
     domain: Mapping[str, checks.Domain],
     absent_at_default: tuple[str, ...],
 ) -> dict[str, Argument]:
-    """The arguments of a function by name, of which `call.public` is told the rest."""
+    """The arguments of a function by name, from its signature and what `call.public` is told."""
     parameters = inspect.signature(fun, eval_str=True).parameters
     unknown = {*static, *labels, *domain, *absent_at_default} - parameters.keys()
     if unknown:
@@ -132,7 +132,7 @@ def declared(
 
 
 def _kind(fun: Callable, parameter: inspect.Parameter, is_static: bool) -> Kind:
-    """The kind of an argument by its type, which has to agree with what is declared static."""
+    """The kind of an argument, from its type, which has to agree with what is declared static."""
     type_ = parameter.annotation
     found = KINDS.get(Literal if typing.get_origin(type_) is Literal else type_)
     if found is None or found.is_static != is_static:

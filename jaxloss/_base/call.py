@@ -1,4 +1,4 @@
-"""What makes a function public: it is compiled once, and its errors speak in its own words."""
+"""What makes a function public: it is compiled once, and its errors use its own names."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def public(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compiles a function and keeps its signature.
 
-    Called from inside another public function it runs as plain Python: the outer one is compiled
-    already, and it is the outer one that the user called and wants to see named in an error.
+    Called inside another public function it runs as plain Python: the outer function is compiled
+    already, and it is the one that the user called and expects to see named in an error.
 
     Args:
       static: arguments that shape the computation; the others may be traced. Their types have to
         agree, see `arguments.KINDS`.
-      labels: integers that point at classes. One too large for JAX points at none, where among
+      labels: integers that point at classes. One that is too large for JAX points at no class; in
         other arguments it is converted to a float.
       domain: the values that hyper-parameters may take; a number outside is a ValueError at the
         call, a traced one an error under checkify.
-      absent_at_default: hyper-parameters whose term the default leaves out of the compiled program.
+      absent_at_default: hyper-parameters that leave their term out of the program at the default.
       names: this function's names for the arguments of the functions it calls.
-      name: the name in errors, where it is not the function's own.
-      aliases: other names by which arguments may be passed, those of another library, each with
-        the argument that it stands for. The caller gets them back as the attribute `aliases`.
+      name: the name in errors, if it is not the function's own.
+      aliases: names of another library by which arguments may also be passed, each with the
+        argument that it stands for. The decorated function has them as its attribute `aliases`.
     """
 
     def decorate(fun: Callable[P, R]) -> Callable[P, R]:
@@ -105,7 +105,7 @@ class Program:
         return traceable
 
     def run(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Calls the program, with its own errors in place of those of JAX."""
+        """Calls the program, with our own errors in place of those of JAX."""
         is_outermost = get_opaque_trace_state() == _OUTSIDE
         if not self.aliases.keys().isdisjoint(kwargs):
             kwargs = self._unaliased(kwargs)
@@ -122,7 +122,7 @@ class Program:
             raise
 
     def _unaliased(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by their own names; an alias beside its own name stays, and is refused."""
+        """The arguments by their own names; an alias stays beside its name, to be refused."""
         own = {name: self.aliases.get(name, name) for name in kwargs}
         return {name if own[name] in kwargs else own[name]: value for name, value in kwargs.items()}
 
@@ -164,7 +164,7 @@ class Program:
         return [passed.pop(name) for name in ahead], passed
 
     def _explain(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Raises in this function's words what JAX said in its own, as far as it is known."""
+        """Raises in this function's words what JAX said in its own, if the cause is known."""
         self._refuse_misfit(args, kwargs)
         for name, value in self._named(args, kwargs).items():
             self.arguments[name].explain(value)

@@ -1,4 +1,4 @@
-"""What is refused, and with which words: errors name the function and the argument as called."""
+"""What is refused, and in which words: errors name the function and the argument as called."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def is_nested() -> bool:
 
 
 def _said(argument: str) -> str:
-    """The argument as the user knows it, behind the function: "cross_entropy: `input`"."""
+    """The function and the argument as the user knows it: "cross_entropy: `input`"."""
     caller = _caller.get()
     return _known_as(argument) if caller is None else f"{caller.function}: {_known_as(argument)}"
 
@@ -78,7 +78,7 @@ _OWN = "is_of_jaxloss"
 
 
 def fail_for_type(argument: str, expectation: str, value: object) -> NoReturn:
-    """A TypeError for something that is no array and no number."""
+    """A TypeError for something that is neither an array nor a number."""
     kind = type(value)
     got = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     if isinstance(value, np.ma.MaskedArray):
@@ -168,9 +168,9 @@ def _all_of_any_vmap_vmap(_axis_size, _in_batched, holds):
 def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:
     """Converts to arrays of the one dtype that the loss is computed in.
 
-    The first must be floating-point; booleans and integers among the others follow it, as 0/1 or
-    ±1 targets do. Half precision is for storage: it is widened to float32 here, and autodiff of
-    that conversion brings the gradient back in the dtype that came in. Those of the first one's
+    The first must be floating-point; booleans and integers among the others follow it, such as 0/1
+    or ±1 targets. Half precision is for storage: it is widened to float32 here, and autodiff of
+    that conversion returns the gradient in the dtype that came in. Those of the first one's
     shape are spread over devices as it is.
     """
     first, *others = _of_one_dtype(complex_too, values)
@@ -190,10 +190,10 @@ def _of_one_dtype(complex_too: bool, values: Mapping[str, ArrayLike]) -> list[ja
 
 
 def operands(**values: ArrayLike) -> list[jax.Array]:
-    """Converts to arrays of one dtype: halves as they are, if all are of one kind.
+    """Converts to arrays of one dtype, leaving halves as they are if all are of one kind.
 
-    Others are widened as in `arrays`, which is exact. That is for the operands of a matrix product,
-    and for what is read in several ways, each of which widens it for itself.
+    Others are widened as in `arrays`, which is exact. This is for the operands of a matrix product,
+    and for arrays that are read several times and widened at each reading.
     """
     given = {name: array(name, value) for name, value in values.items()}
     (dtype, *others) = {value.dtype for value in given.values()}
@@ -202,7 +202,7 @@ def operands(**values: ArrayLike) -> list[jax.Array]:
 
 
 def wide(dtype: Any) -> Any:
-    """The dtype in which what is made of arrays of this one is computed."""
+    """The dtype to compute in with arrays of this dtype."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
@@ -221,7 +221,7 @@ def _following(
 
 
 def buffer(name: str, value: Any) -> jax.Array:
-    """Whatever a call takes for an array, as an array to keep."""
+    """Anything that a call takes as an array, as an array to keep."""
     if not all(_abstract(lambda x: x, leaf) for leaf in jax.tree.leaves(value)):
         fail_for_type(name, "be an array", value)
     return array(name, value)
@@ -324,7 +324,7 @@ def axes(axis: Axis, like: Shaped, name: str) -> tuple[int, ...]:
         fail(TypeError, "axis", "be an integer, a tuple of integers or None", repr(axis))
     found = tuple(a % like.ndim if like.ndim else a for a in listed)
     if any(not -like.ndim <= a < like.ndim for a in listed) or len(set(found)) < len(found):
-        rule = f"name dimensions of {_known_as(name)}, which has {like.ndim}, once each"
+        rule = f"name distinct dimensions of {_known_as(name)}, which has {like.ndim}"
         fail(ValueError, "axis", rule, axis)
     return found
 

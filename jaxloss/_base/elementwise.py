@@ -1,9 +1,9 @@
 """Primitives whose values and derivatives stay right at zero, at ties and at infinity.
 
 Some are plain formulas, arranged so that automatic differentiation of them is right to every
-order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule where one
-derivative is taken inside another, and differentiate the body: so what rules build upon is arranged
-like the plain formulas.
+order; others have a rule of their own. Inside `lax.scan` some versions of JAX lose a rule when one
+derivative is taken inside another, and differentiate the body instead. So the functions that rules
+are built on are arranged like the plain formulas.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jaxloss._base import norms, xla
 def along(like: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
     """Σ slope · tangent, shaped as `like`, for rules with `symbolic_zeros`.
 
-    An argument that nobody differentiates by adds nothing. As numbers its zeros would make NaN of
-    an infinite slope, in forward mode only.
+    An argument that is not differentiated adds nothing. Zeros as numbers would turn an infinite
+    slope into NaN, in forward mode only.
     """
     parts = [slope * dot for slope, dot in terms if not isinstance(dot, SymbolicZero)]
     return functools.reduce(operator.add, parts) if parts else jnp.zeros_like(like)
@@ -45,7 +45,7 @@ def _hinge_jvp(tie, primals, tangents):
 
 @jax.custom_jvp
 def lesser(x: jax.Array, y: jax.Array) -> jax.Array:
-    """min(x, y), whose gradient a tie shares."""
+    """min(x, y); at a tie both share the gradient."""
     return jnp.minimum(x, y)
 
 
@@ -58,12 +58,12 @@ def _lesser_jvp(primals, tangents):
 
 
 def masked(where: jax.Array | None, x: jax.Array, fill: float = 0) -> jax.Array:
-    """x where it takes part, and a harmless number elsewhere; one number for all places stays."""
+    """x where it takes part, and a harmless number elsewhere; a scalar x stays as it is."""
     return x if where is None or where.ndim != x.ndim else jnp.where(where, x, fill)
 
 
 def masked_tree(where: ArrayLike, tree: Any, fill: float) -> Any:
-    """The tree with a number in the examples that take no part, as far as it is made of arrays."""
+    """The tree, with a harmless number for examples that take no part in each of its arrays."""
     where = jnp.asarray(where)
 
     def leaf(x: Any) -> Any:

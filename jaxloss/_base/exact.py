@@ -1,4 +1,4 @@
-"""What rounding takes from sums and products: the parts of compensated arithmetic."""
+"""What rounding takes from sums and products: the building blocks of compensated arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from Python and numpy, as JAX takes it for the same numbers."""
+"""Numbers and arrays of Python and numpy, converted so that JAX takes them with the same values."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OF_HOST = (*_NUMBER, *_OF_NUMPY)
 
 
 def number(value: object, *, read: bool = True) -> int | float | None:
-    """The Python number that `value` is, of whatever library; None for what is traced or none.
+    """`value`, a number of any library, as Python's; None for what is traced or no number.
 
-    One of JAX is waited for and read, or None without `read`.
+    A number of JAX is waited for and read, or is None without `read`.
     """
     if isinstance(value, _NUMBER):
         return value
@@ -53,7 +53,7 @@ def python(value: Any) -> Any:
 
 
 def array(value: Any) -> Any:
-    """What stands for an array of numbers, integers that JAX would wrap as floats."""
+    """What stands for an array of numbers; integers that JAX would wrap become floats."""
     value = listed(value)
     if _is_wide(value):
         return float(value) if isinstance(value, int) else value.astype(float)
@@ -61,7 +61,7 @@ def array(value: Any) -> Any:
 
 
 def listed(value: Any) -> Any:
-    """A nested list as the one array it makes, if it makes one; other numbers as Python's."""
+    """A nested list as the array that it makes, if it makes one; numbers as Python's."""
     if isinstance(value, _OF_HOST):
         return value
     if isinstance(value, jax.Array):
@@ -88,7 +88,7 @@ def listed(value: Any) -> Any:
 
 
 def integers(value: Any) -> Any:
-    """What stands for labels or lengths; of no numbers at all numpy would make floats."""
+    """What stands for labels or lengths; without any numbers numpy would make floats."""
     made = listed(value)
     if made is not value and isinstance(made, np.ndarray) and not made.size:
         return made.astype(np.int32)
@@ -96,10 +96,9 @@ def integers(value: Any) -> Any:
 
 
 def narrowed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the integers that JAX would wrap, as integers that it takes.
+    """The integers that JAX would wrap, replaced by integers that it takes.
 
-    They are equal where they were equal, also between arguments, and where they were no class they
-    are none now.
+    What was equal is still equal, also between arguments, and what was no class is still none.
     """
     wide = {name: np.asarray(x, object) for name, x in given.items() if _is_wide(x)}
     if not wide:

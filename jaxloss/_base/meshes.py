@@ -1,4 +1,4 @@
-"""What is known of the devices that arrays may be spread over."""
+"""What is known about the devices that arrays may be spread over."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def spread() -> int:
 
 
 def is_local() -> bool:
-    """Whether what stands here is surely one device's."""
+    """Whether arrays here are certain to be on one device."""
     mesh = get_abstract_mesh()
     return not mesh.empty and AxisType.Auto not in mesh.axis_types
 
 
 def explicit_axes(x: jax.Array) -> tuple[Any, set[str]]:
-    """The mesh of an array, and those of its axes that types tell of."""
+    """The mesh of an array, and those of its axes that are part of types."""
     mesh = jax.typeof(x).sharding.mesh
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return mesh, {name for name, kind in kinds if kind == AxisType.Explicit}
@@ -40,7 +40,7 @@ def named(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def axes_of(x: jax.Array, dimension: int) -> tuple[str, ...]:
-    """Over which mesh axes a dimension is spread, by its type."""
+    """Over which mesh axes a dimension is spread, according to its type."""
     return named(jax.typeof(x).sharding.spec[dimension])
 
 
@@ -94,7 +94,7 @@ def varying(tree: T, like: Any) -> T:
 
 
 def agreed(x: Any, axes: tuple[str, ...]) -> Any:
-    """What all devices along the axes hold alike, as one number that JAX knows to be."""
+    """What is the same on all devices along the axes, as one number that JAX knows to be so."""
     if x is None or not (axes := tuple(a for a in axes if a in jax.typeof(x).mat.varying)):
         return x
     if jnp.issubdtype(x.dtype, jnp.floating):

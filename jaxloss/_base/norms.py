@@ -172,10 +172,10 @@ def _lengths(
 ) -> tuple[list[_Length], jax.Array]:
     """The lengths of one or two vectors, and the inner product of the first and last, scaled.
 
-    The scales shield the squares from overflow and underflow, but to find them takes a pass over
-    the memory, which is half of a norm's time on a CPU. The plain sums tell whether scales are
-    needed; where there are none, three sums do without. Given a way to subtract, the vectors are
-    made anew in each branch, which could not be fused with what makes them outside.
+    The scales protect the squares from overflow and underflow, but finding them takes a pass over
+    the memory, which is half of a norm's time on a CPU. There the plain sums tell whether scales
+    are needed; elsewhere `_sums_at_once` finds all in one pass. Given a way to subtract, each
+    branch makes the vectors anew, since a branch cannot be fused with what makes them outside.
     """
 
     def sums(vectors):
@@ -212,7 +212,7 @@ def _sums_at_once(
     """Scales of one or two vectors, the sums of their squares and their inner product, scaled.
 
     Nothing overflows or vanishes, though the vectors are read only once: there are three sums, of
-    entries as they are, multiplied by a large number and divided by it, and one is in range.
+    entries as they are, multiplied by a large number and divided by it, one of which is in range.
     """
     # Three readings of a difference make XLA for a GPU store it.
     x, again = vectors(jnp.subtract), vectors(xla.recomputed_difference)
@@ -281,9 +281,9 @@ def _sum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _scale(size: jax.Array, p: float, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """What to divide by before entries are raised to p, and where the norm is 0 instead.
 
-    It is the largest entry (for negative p the smallest), and so much more that the powers' sum
-    stays below 1 and its tangents cannot overflow; a power of two, to leave the digits alone. The
-    norm does not depend on it, so it is hidden from the derivatives.
+    It is the largest entry (for negative p the smallest), times enough to keep the sum of powers
+    below 1 and its tangents from overflowing; a power of two, to leave the digits alone. The norm
+    does not depend on it, so it is hidden from the derivatives.
     """
     if p < 0:
         extreme = jnp.min(size, axes, keepdims=True, initial=jnp.inf)
@@ -305,8 +305,8 @@ def cosine_distance(
 ) -> jax.Array:
     """1 - `cosine` without the cancellation of almost parallel vectors.
 
-    It is half the squared distance of the unit vectors, and half of what each lacks to the length 1
-    where eps keeps it from it.
+    It is half the squared distance of the unit vectors, plus half of what the square of each length
+    lacks to 1 where eps keeps a vector shorter.
     """
     (one, two), _ = _lengths(lambda _: [x1, x2], axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)

@@ -30,32 +30,32 @@ def reduce(
     """Reduces unreduced losses to one right number.
 
     mean = Σ wᵢ lᵢ / Σ wᵢ over the losses that take part. When nothing takes part, or the weights
-    that do sum to 0, the mean is 0 and so is its gradient. With `axis` that holds of each mean for
-    itself.
+    of what does sum to 0, the mean is 0 and so is its gradient. With `axis` that holds for each
+    mean separately.
 
     Args:
       losses: floating-point array of any shape; half precision is summed in float32.
       reduction: "mean", "sum", "none" (masked and weighted, not reduced) or "batchmean" (the sum
         divided by the size of the first dimension).
-      axis: the dimension or dimensions to reduce, for "mean" and "sum": -1 for one mean per
-        sequence. All of them by default.
+      axis: the dimension or dimensions to reduce, for "mean" and "sum", such as -1 for one mean
+        per sequence. By default all of them.
       weights: one weight per loss, of the rank of `losses` and broadcastable to it. A weight of
         0 silences an infinite loss.
       where: boolean, of the rank of `losses` and broadcastable to it. What it excludes may be NaN
-        and has gradient exactly 0 here. The derivative of such a loss is NaN all the same: pass the
-        same `where` to the loss as well.
+        and has gradient exactly 0 here. But the loss function that made the NaN may still turn this
+        gradient into NaN: pass the same `where` to it as well.
       axis_name: the mapped axis or axes (`jax.shard_map`, `jax.vmap`) over which the losses are
-        spread. Sums, counts and weights are added up over them first, so that the mean is that of
-        all examples and not a mean of means. A gradient that is taken inside `jax.pmap` or
-        `jax.shard_map(check_vma=False)` needs `jax.lax.pmean` over that axis: `psum` makes it as
-        many times too large as there are devices. `shard_map` itself needs neither.
+        spread. Sums, counts and weights are added up over them first, so that the result is the
+        mean of all examples and not a mean of means. A gradient taken inside `jax.pmap` or
+        `jax.shard_map(check_vma=False)` needs `jax.lax.pmean` over that axis; `psum` would make it
+        too large by a factor of the number of devices. `shard_map` by default needs neither.
       normalizer: for "mean", the number to divide the sum by instead of the sum of the weights, or
-        with `axis` one number per result: with gradient accumulation, the token count N of the
+        with `axis` one number per result. With gradient accumulation, pass the token count N of the
         whole step; under `optax.MultiSteps`, which averages its k gradients, N / k.
 
     Returns:
-      A scalar, with `axis` an array of the other dimensions, or for "none" one of the shape of
-      `losses`; at least float32.
+      A scalar; with `axis`, an array of the other dimensions; for "none", an array of the shape of
+      `losses`. At least float32.
 
     Raises:
       TypeError: `losses` is not floating-point or `where` is not boolean.

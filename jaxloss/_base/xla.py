@@ -1,20 +1,20 @@
 """The cellar: every idiom whose only purpose is to persuade JAX or XLA.
 
-Each says what happens without it, what it is worth, and when it may go. `tests/test_xla*.py` show
-each beside what one would write instead: the day that does as well, the test fails.
+Each says what happens without it, what it is worth, and when it may go. `tests/test_xla*.py` set
+each beside what one would write instead, and fail on the day when that does as well.
 
-What they answer to, on a CPU. A sum of XLA's takes in what it adds up if that is a chain of
-arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A selection (`where`) is
-stored first, and so is whatever has a second user: an error that the gradient needs as well, and
+What the tricks answer to, on a CPU: a sum in XLA computes its terms on the fly if they are a chain
+of arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A selection (`where`)
+is stored first, and so is whatever has a second user: an error that the gradient needs as well, and
 even a constant or a number per row that both broadcast to the full shape. So values are chains of
 arithmetic, with one selection at the end if need be; derivatives are closed forms of the inputs,
-and write in another way what the value computes as well; and what costs more to compute twice, as
-exponentials do, is stored once for both.
+which write in another way what the value computes as well; and what costs more to compute twice,
+such as exponentials, is stored once for both.
 
-Figures are those of a value and its gradient in float32: on a CPU, with JAX 0.10.2, the time and
-XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e the
-cycles that XLA estimates, on an H100 the bytes of its kernels and the memory. Where a chip is not
-named no difference was found, or nothing measured.
+Figures are those of a value and its gradient in float32. On a CPU, with JAX 0.10.2, they are the
+time and XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e
+the cycles that XLA estimates, on an H100 the bytes of its kernels and the memory. Where a chip is
+not named, no difference was found or nothing was measured.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def opaque(x: jax.Array) -> jax.Array:
     """x behind an operation that XLA does not look through; -inf becomes the least number.
 
     Without it XLA contracts the product that made x with the sum that takes it, and so leaves out
-    its rounding; or, in JAX 0.10, it gathers the constant factors of two such products: 1e20
-    twice, which overflows. `lax.optimization_barrier` does not prevent the first in JAX 0.10, and
-    ends the fusion: with it cosines take 1.4 of the cycles of a TPU, 400 MB for two inputs of 200,
-    and read and write 1.5 of the bytes on an H100. It may go when XLA rounds as written.
+    the product's rounding; or, in JAX 0.10, it multiplies the constant factors of two such products
+    together: 1e20 twice, which overflows. `lax.optimization_barrier` does not prevent the first in
+    JAX 0.10, and ends the fusion: with it cosines take 1.4 of the cycles of a TPU, 400 MB for two
+    inputs of 200, and read and write 1.5 of the bytes on an H100. It may go when XLA rounds as
+    written.
     """
     return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
@@ -56,9 +57,9 @@ def _opaque_jvp(primals, tangents):
 def maximum(find: Callable[[jax.Array], jax.Array], x: jax.Array, given: jnp.dtype) -> jax.Array:
     """find(x), a maximum of what may have been widened from the dtype `given`.
 
-    XLA widens the maximum instead of what it is taken of, and a TPU v5e, which has no arithmetic
-    for halves, finds one of halves slowly: cross entropy of (8192, 128256) in bfloat16 takes 1.26
-    of the cycles, of (16, 21, 512, 512) 1.23. It may go when XLA knows that.
+    XLA widens the maximum instead of its operand, and a TPU v5e, which has no arithmetic for
+    halves, is slow at a maximum of halves: cross entropy of (8192, 128256) in bfloat16 takes 1.26
+    of the cycles, and of (16, 21, 512, 512) 1.23. It may go when XLA knows that.
     """
     if x.dtype == given:
         return find(x)
@@ -70,18 +71,18 @@ def maximum(find: Callable[[jax.Array], jax.Array], x: jax.Array, given: jnp.dty
 def recomputed(x: jax.Array) -> jax.Array:
     """x in another expression, for a derivative whose parts the value computes as well.
 
-    Computed twice from x they take less time than stored once and read twice, but the compiler
-    recognises and stores them. For distances of (4096, 1000) that is 16 MB where there were none,
-    and 1.1 of the bytes, on a CPU; on a TPU 200 MB for (65536, 768), though 0.8 of the cycles. It
-    may go when XLA makes again what is cheap to make.
+    To compute these parts twice from x takes less time than to store them once and read them twice,
+    but the compiler recognises and stores them. For distances of (4096, 1000) that is 16 MB where
+    there were none, and 1.1 of the bytes, on a CPU; on a TPU 200 MB for (65536, 768), though 0.8 of
+    the cycles. It may go when XLA recomputes what is cheap to compute.
     """
     return opaque(x)
 
 
 def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x - y in another expression, where `recomputed` is itself taken for worth storing.
+    """x - y in another expression, where XLA would store the result of `recomputed` itself.
 
-    That is where a sum takes it and nothing else does: in arithmetic alone no term is stored. As
+    Use it where only a sum takes the difference: in arithmetic alone no term is stored. As
     x - y in the smoothed cross entropy of (4096, 1000) it takes 16 MB where there were none, and
     1.25 of the bytes, on a CPU. It may go with `recomputed`.
     """
@@ -91,8 +92,8 @@ def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:
 def true_like(x: jax.Array) -> jax.Array:
     """True in the shape of x, a constant for XLA but not for JAX.
 
-    What does not change JAX moves out of a `lax.scan` that it differentiates, and so what is made
-    of `jnp.ones_like` is stored before the loop, where XLA cannot fold it. In
+    When JAX differentiates a `lax.scan`, it moves out of it what does not change. So what is made
+    from `jnp.ones_like` is stored before the loop, where XLA cannot fold it. In
     `F.linear_cross_entropy` of 2048 examples and 8192 classes that is 2.8 of the memory and 1.5 of
     the bytes on a CPU, 2.0 of the memory on an H100; in a loop over blocks of cross entropy 1.14
     and 1.16 on a CPU. It may go when JAX moves only what is costly to make.
@@ -104,7 +105,7 @@ def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
     """`jnp.where` with a number, which in the body of a loop takes no memory.
 
     `jnp.where` lays the number out in the full shape, and JAX moves that out of the loop and stores
-    it, as with `true_like`. Made of the condition it stays inside, where XLA folds it. Without it
+    it, as with `true_like`. Made from the condition it stays inside, where XLA folds it. Without it
     `F.linear_cross_entropy` takes 2.6 of the memory and 1.4 of the bytes on a CPU, 1.8 of the
     memory on an H100; a loop over blocks of cross entropy 1.2 and 1.14 on a CPU. It may go with
     `true_like`.
@@ -116,9 +117,9 @@ def filled(condition: jax.Array, x: jax.Array, fill: float) -> jax.Array:
 def nan_where(bad: jax.Array, x: jax.Array) -> jax.Array:
     """x, and NaN where it is bad.
 
-    The NaN is made there only, as infinity times 0. A literal one becomes an array under
-    `jax_disable_jit`, and `jax_debug_nans` takes that for a fault of valid input. It costs nothing,
-    and may go when JAX looks at results only.
+    The NaN is made only there, as infinity times 0. A literal NaN becomes an array under
+    `jax_disable_jit`, which `jax_debug_nans` reports as a fault although the input is valid. It
+    costs nothing, and may go when JAX looks only at results.
     """
     nan = jnp.where(bad, jnp.inf, 0).astype(x.dtype) * 0
     return jnp.where(bad, nan, x)
@@ -131,12 +132,12 @@ def shortcut(
 ) -> T:
     """What `attempt` gives, if it says that it is right, or else `careful`; on a CPU only.
 
-    Its programs branch for nothing. A branch elsewhere ends a fusion, and the inputs are read once
-    more: so there it is `elsewhere`, or `careful`. With the norms' three sums in one reading, which
-    they take elsewhere, distances and cosines would take 1.8 and 1.2 of the time on a CPU. With a
-    reading for the scale, as `careful` there, distances take 1.43 of the cycles of the plain
-    formula on a TPU, cosines 1.57; 1.33 of the bytes of either on an H100. Under `jax.vmap` both
-    are computed. It may go when a CPU adds up as fast as it reads.
+    A CPU's programs branch at no cost. Elsewhere a branch ends a fusion, and the inputs are read
+    once more: so there it is `elsewhere`, or `careful`. With the norms' three sums in one reading,
+    as they are taken elsewhere, distances and cosines would take 1.8 and 1.2 of the time on a CPU.
+    With an extra reading for the scale, as in `careful`, distances take 1.43 of the cycles of the
+    plain formula on a TPU, and cosines 1.57; on an H100 both take 1.33 of the bytes. Under
+    `jax.vmap` both branches are computed. It may go when a CPU adds up as fast as it reads.
     """
 
     def attempted():
@@ -149,9 +150,9 @@ def shortcut(
 def sums(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """The sums of x and of y over `axes`, which are kept: the parts of one complex sum.
 
-    Only on a GPU, for which XLA takes no more than 8 sums of one reading. The cosines of (65536,
-    768) need 9 that are real, and then one vector is read twice: 1.17 of the bytes on an H100. A
-    complex sum takes a TPU 2.0 of the cycles. It may go when XLA takes more.
+    Only on a GPU, where XLA takes at most 8 sums from one reading. The cosines of (65536, 768) need
+    9 real ones, and then one vector is read twice: 1.17 of the bytes on an H100. On a TPU a complex
+    sum takes 2.0 of the cycles. It may go when XLA takes more sums at once.
     """
 
     def together():
@@ -165,12 +166,12 @@ def sums(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, 
 
 
 def sums_at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """The sums of several arrays made of the same ones over `axes`, which are kept.
+    """The sums over `axes`, which are kept, of several arrays made from the same operands.
 
-    On a CPU XLA gives each sum a loop of its own, with what it sums stored: four sums made of
-    (64, 131072) take 134 MB. As one reduction of all they take 34 MB, 0.19 of the bytes, as long.
-    On a TPU that changes nothing, and on an H100 it stores what separate sums do not: 5.3 GB for
-    the statistics of (8192, 128256) in bfloat16. It may go when XLA for a CPU reads once.
+    On a CPU XLA gives each sum a loop of its own, and stores what it sums: four sums made from
+    (64, 131072) take 134 MB. As one reduction they take 34 MB and 0.19 of the bytes, in the same
+    time. On a TPU that changes nothing, and on an H100 it stores what separate sums do not: 5.3 GB
+    for the statistics of (8192, 128256) in bfloat16. It may go when XLA reads once on a CPU.
     """
     axes = tuple(sorted(axes))
     if meshes.are_in_force(parts[0]):
@@ -202,10 +203,10 @@ def _at_once_jvp(axes, primals, tangents):
 def for_few(skipping: Callable[[], jax.Array], whole: Callable[[], jax.Array]) -> jax.Array:
     """What either gives, by leaving out blocks of work or by doing all of it at once.
 
-    A GPU waits for each branch and each turn of a loop, and multiplies matrices faster than it does
-    that: on an H100 the adaptive softmax of 2048 examples and 32000 classes takes 1099 kernels by
-    16 blocks of each cluster. A TPU takes 0.5 of the cycles of the plain formula by leaving blocks
-    out, and a CPU less. It may go when a GPU branches for nothing.
+    A GPU waits at each branch and each turn of a loop, which takes longer than the matrix products:
+    on an H100 the adaptive softmax of 2048 examples and 32000 classes takes 1099 kernels with
+    16 blocks for each cluster. By leaving blocks out, a TPU takes 0.5 of the cycles of the plain
+    formula, and a CPU less. It may go when a GPU branches at no cost.
     """
     return lax.platform_dependent(cuda=whole, rocm=whole, default=skipping)
 
@@ -216,9 +217,9 @@ def sum_where(
     """total(rows & x), for rows that are known after another sum.
 
     Cross entropy with class probabilities shows what either form costs. On a CPU a second sum takes
-    a loop of its own, with what it sums stored: twice the memory, 1.3 of the bytes, 1.1 to 1.4 of
-    the time. Where a sum needs another one first, the others read everything anew: 1.2 of the
-    cycles of a TPU, 1.2 of the bytes on an H100. It may go when one form is best on all.
+    a loop of its own, and stores what it sums: twice the memory, 1.3 of the bytes, 1.1 to 1.4 of
+    the time. TPUs and GPUs read everything anew where a sum needs another one first: 1.2 of the
+    cycles on a TPU, 1.2 of the bytes on an H100. It may go when one form is best on all chips.
     """
     return lax.platform_dependent(
         cpu=lambda: total(rows & x),
@@ -229,11 +230,12 @@ def sum_where(
 def sum_over_last(term: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
     """The sum of term(x, y, ...) over the last dimension of the operands, which term does not see.
 
-    Up to 8 are written out one by one. As a sum over a dimension XLA for a GPU stores it, and does
-    not make it inside of what takes it: in the gradient of 8 labels' log-probabilities of (8192,
-    128256) in bfloat16 that is 4.2 GB and 2.0 of the bytes on an H100. Written out, a hundred take
-    XLA for TPUs many minutes to compile. On a CPU it stores all that such a sum adds: of 20 labels
-    of (256, 640) 14 MB where in a loop it is 1.4. It may go when XLA takes in what it sums.
+    Up to 8 terms are written out one by one. The result of a sum over a dimension is stored by XLA
+    on a GPU, instead of computed where it is used: in the gradient of 8 labels' log-probabilities
+    of (8192, 128256) in bfloat16 that is 4.2 GB and 2.0 of the bytes on an H100. A hundred terms
+    written out take XLA for TPUs many minutes to compile. On a CPU XLA stores all terms of a sum
+    over a dimension: for 20 labels of (256, 640) 14 MB, where a loop takes 1.4. It may go when XLA
+    computes the terms of a sum on the fly.
     """
     count = operands[0].shape[-1]
 
@@ -263,10 +265,10 @@ def linear(
     """f(given, x), shaped as `like`, for an f that is linear in x, with its transpose by hand.
 
     The transpose that JAX makes of a gather is a scatter, and that of a loop over blocks keeps
-    another array of the kernel's size: of 1024 features and 8192 classes 51 MB instead of 18, and
+    another array of the kernel's size: for 1024 features and 8192 classes 51 MB instead of 18, and
     1.6 of the bytes, on a CPU. `jax.custom_derivatives.linear_call` would say it directly, but
-    cannot be vmapped. What can be is a linear equation with its own solver: y - f(given, x) = 0 for
-    a given x, which takes no time itself. It may go when `linear_call` can be.
+    cannot be vmapped. A linear equation with its own solver can: y - f(given, x) = 0 for a given x,
+    which itself takes no time. It may go when `linear_call` can be vmapped.
     """
 
     f = jax.jit(f)  # Traced once for the equation and its solver.
@@ -293,13 +295,13 @@ def linear(
 
 
 def apart(x: jax.Array) -> jax.Array:
-    """x, made before what reads it and not inside of that.
+    """x, made before what reads it and not inside that.
 
-    XLA for TPUs fuses cutting a block out of an array into the matrix product that reads it, and
-    cuts again for every tile: at 8192 examples of 4096 features and 128256 classes in bfloat16 the
-    product takes 81 million cycles on a v5e instead of 68, and loss and gradient 360 instead of
-    335. On a CPU and an H100 nothing changes but that the block is stored. It may go when XLA
-    weighs this itself.
+    XLA for TPUs fuses the cutting of a block out of an array into the matrix product that reads it,
+    and cuts again for every tile: for 8192 examples of 4096 features and 128256 classes in bfloat16
+    the product takes 81 million cycles on a v5e instead of 68, and loss and gradient 360 instead of
+    335. On a CPU and an H100 the only change is that the block is stored. It may go when XLA weighs
+    this itself.
     """
     return lax.optimization_barrier(x)
 
@@ -307,10 +309,10 @@ def apart(x: jax.Array) -> jax.Array:
 def tied(value: jax.Array, to: Any) -> jax.Array:
     """The value, which now counts as depending on all numbers in `to`.
 
-    JAX differentiates a linear equation only if all of it depends on what it differentiates, and
-    raises an error otherwise. Inside `jax.shard_map` it tells from that over which devices a value
-    varies, which must be the same in both branches of a condition. XLA folds it away. It may go
-    with `linear`, and where branches may differ.
+    JAX differentiates a linear equation only if all of it depends on what is differentiated, and
+    raises an error otherwise. Inside `jax.shard_map` JAX also infers from what a value depends on
+    over which devices it varies, which must be the same in both branches of a condition. XLA folds
+    this away. It may go with `linear`, and once branches may differ.
     """
     leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
     nothing = sum(jnp.sum(x).astype(value.dtype) for x in leaves)

@@ -1,4 +1,4 @@
-"""Adaptive softmax: frequent classes in the head, the rest in clusters of ever fewer features."""
+"""Adaptive softmax: frequent classes in the head, the rest in clusters with ever fewer features."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def adaptive_softmax_cross_entropy(
     loss = -log softmax(head)_y for the S most frequent classes, and for a class y of cluster i
     -log softmax(head)_{S+i} - log softmax(tail_i)_{y - first class of i}.
 
-    Half operands go into the matrix products as they are, and are summed in float32, in which the
-    features of a cluster and all logits are; the gradient of the head's logits is rounded to the
+    Half operands go into the matrix products as they are, and sums are in float32, as are the
+    features of a cluster and all logits; the gradient of the head's logits is rounded to the
     operands' dtype before its two products.
 
-    One program serves every batch, and no logits of a large one are kept. Except on a GPU, where it
-    does not pay, the time grows with the number of rare labels: examples of other clusters are set
-    aside, and no logits made of them.
+    One program serves every batch, and the logits of a large batch are never kept. A cluster's
+    logits are computed only for examples with labels in it, so the time grows with the number of
+    rare labels; not on a GPU, where leaving examples out does not pay.
     A label outside [0, C) gives NaN in its own loss, the gradient of its own input and that of the
     head, which all examples share.
 
@@ -52,8 +52,8 @@ def adaptive_softmax_cross_entropy(
       inputs: floating-point array (..., D), features.
       head: (S + clusters, D), one row of weights for each frequent class and each cluster.
       tail: for each cluster a projection (Dᵢ, D) and the weights (Cᵢ, Dᵢ) of its classes, which
-        come behind those before it: C = S + C₁ + C₂ + ….
-      labels: integer array (...), classes sorted by falling frequency.
+        are numbered after those of the clusters before it: C = S + C₁ + C₂ + ….
+      labels: integer array (...), with classes numbered by falling frequency.
       head_bias: (S + clusters,).
       where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.
         The others have loss and gradient 0, whatever they hold.
@@ -122,8 +122,8 @@ def adaptive_log_softmax(
     """Log probabilities of all classes under the adaptive softmax.
 
     log p_y = log softmax(head)_y for the S most frequent classes, and for a class y of cluster i
-    log softmax(head)_{S+i} + log softmax(tail_i)_{y - first class of i}. The likeliest class is
-    their argmax.
+    log softmax(head)_{S+i} + log softmax(tail_i)_{y - first class of i}. Their argmax is the most
+    likely class.
 
     Args:
       inputs: as in `adaptive_softmax_cross_entropy`.

@@ -32,8 +32,8 @@ def sigmoid_binary_cross_entropy(
     Args:
       logits: floating-point array of any shape.
       labels: the probability of yes, 0 or 1 as a rule, in the same shape.
-      pos_weight: weight of the positive labels, broadcastable to the shape of `logits`; above 1
-        it raises recall.
+      pos_weight: weight of the positive labels, broadcastable to the shape of `logits`; a weight
+        above 1 raises recall.
       where: boolean, of the rank of `logits` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
 
@@ -102,11 +102,11 @@ def binary_cross_entropy(
 
     loss = -(y max(log p, -100) + (1-y) max(log(1-p), -100)).
 
-    The bound makes a wrong certainty cost 100 and not infinity; there the gradient is ∓1e12, as
-    torch's. Where a model produces logits, `sigmoid_binary_cross_entropy` is more accurate.
+    The bound makes a certain but wrong prediction cost 100 instead of infinity; the gradient there
+    is ∓1e12, as in torch. For logits, `sigmoid_binary_cross_entropy` is more accurate.
 
     Args:
-      probabilities: floating-point array of any shape, in [0, 1]. NaN results from others.
+      probabilities: floating-point array of any shape, in [0, 1]; anything else gives NaN.
       labels: the probability of yes, in the same shape.
       where: boolean, of the rank of `probabilities` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
@@ -168,9 +168,9 @@ def _bounded_log_jvp(complement, primals, tangents):
 def _slope(p: jax.Array, complement: bool) -> jax.Array:
     """1 / p, or 1 / (1 - p).
 
-    The bound of the logarithm must not stop the gradient: a probability of 0 could never recover.
-    torch bounds p (1 - p) from below instead, and so has gradient 0 for a certain and correct
-    prediction.
+    The bound of the logarithm must not stop the gradient, or a probability of 0 could never
+    recover. torch bounds p (1 - p) from below instead, and so has gradient 0 for a certain and
+    correct prediction.
     """
     return 1 / jnp.maximum(1 - p if complement else p, 1e-12)
 
@@ -179,7 +179,7 @@ def _slope(p: jax.Array, complement: bool) -> jax.Array:
 def soft_margin_loss(
     scores: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> jax.Array:
-    """Soft margin loss: the logistic loss of targets 1 and -1.
+    """Soft margin loss: the logistic loss for targets of 1 and -1.
 
     loss = log(1 + exp(-y x)), without overflow.
 
@@ -246,7 +246,7 @@ def multilabel_soft_margin_loss(
       class_weights: one weight per class, shape (C,).
       axis: the class dimension or dimensions.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes that take part
-        and are counted in C. An example of which nothing takes part has loss and gradient 0.
+        and are counted in C. An example in which nothing takes part has loss and gradient 0.
 
     Returns:
       One loss per example, in the shape of `logits` without `axis`; at least float32.

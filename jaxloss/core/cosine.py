@@ -27,10 +27,10 @@ def cosine_similarity(
 ) -> jax.Array:
     """Cosine of the angle between two vectors.
 
-    similarity = x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)). optax's names `predictions` and `targets`
-    stand for `x1` and `x2`.
+    similarity = x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)). `x1` and `x2` may also be passed by
+    optax's names, `predictions` and `targets`.
 
-    It is 0, with gradient 0, where a vector is 0. Neither large nor small vectors overflow or
+    It is 0, with gradient 0, where a vector is 0. Large vectors do not overflow, nor do small ones
     vanish.
 
     Args:
@@ -40,7 +40,7 @@ def cosine_similarity(
       axis: the dimension or dimensions of the vectors, counted in the broadcast shape.
       eps: the least norm to divide by, as in torch.
       where: boolean, of the rank of the broadcast vectors and broadcastable to them: the entries,
-        or with size 1 along `axis` the pairs, that take part. A pair of which nothing does is 0.
+        or with size 1 along `axis` the pairs, that take part. A pair in which nothing does is 0.
 
     Returns:
       One similarity in [-1, 1] for each pair, in the broadcast shape without `axis`; at least
@@ -72,12 +72,12 @@ def cosine_distance(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Cosine distance: 0 for vectors of one direction, 2 for opposite ones.
+    """Cosine distance: 0 for vectors of the same direction, 2 for opposite ones.
 
     distance = 1 - x·y / (max(‖x‖, √epsilon) max(‖y‖, √epsilon)).
 
     Accurate where the vectors are almost parallel. It is 1, with gradient 0, where a vector is 0.
-    Neither large nor small vectors overflow or vanish.
+    Large vectors do not overflow, nor do small ones vanish.
 
     Args:
       predictions: x, floating-point array (..., D).
@@ -85,7 +85,7 @@ def cosine_distance(
       epsilon: the least squared norm to divide by.
       axis: the dimension or dimensions of the vectors, counted in the broadcast shape.
       where: boolean, of the rank of the broadcast vectors and broadcastable to them: the entries,
-        or with size 1 along `axis` the pairs, that take part. A pair of which nothing does is 0.
+        or with size 1 along `axis` the pairs, that take part. A pair in which nothing does is 0.
 
     Returns:
       One distance for each pair, in the broadcast shape without `axis`; at least float32.

@@ -37,7 +37,7 @@ def softmax_cross_entropy_with_integer_labels(
     softcap: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
-    """Cross entropy between the softmax of `logits` and the classes `labels`.
+    """Cross entropy between the softmax of `logits` and integer class `labels`.
 
     loss = (1-ε) w_y nll_y + ε/C Σ_c w_c nll_c + z_loss·lse²,  nll_c = lse - logits_c,
     lse = log Σ_c exp(logits_c).
@@ -45,21 +45,21 @@ def softmax_cross_entropy_with_integer_labels(
     Shift-invariant, and accurate where the model is confident. A logit of -inf is a class of
     probability 0: the loss of that label is +inf and its gradient finite. A label outside [0, C),
     negative ones included, gives NaN in that example's value and gradient only, and so does a
-    label of a class that `where` excludes.
+    label whose class `where` excludes.
 
     Args:
       logits: floating-point array (..., C), unnormalized log probabilities.
       labels: integer array of the shape of `logits` without `axis`.
-      axis: the class dimension; over a tuple of them a label is a flat index.
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
       class_weights: one weight per class, shape (C,).
-      label_smoothing: ε in [0, 1], the share of the label spread evenly over the classes, its own
-        among them. Where ε goes to the V - 1 others alone, as in T5, it is ε V / (V - 1) here.
-      z_loss: factor of the squared log normalizer, which keeps it near 0.
-      softcap: a positive number, the bound of logits, which become softcap·tanh(logits / softcap)
-        before anything else; -inf becomes -softcap, and what `where` excludes stays out.
+      label_smoothing: ε in [0, 1], the share of the label spread evenly over all classes, its own
+        included. An ε that is spread over the C - 1 others alone, as in T5, is ε C / (C - 1) here.
+      z_loss: factor of the squared log normalizer, a term that keeps the normalizer near 1.
+      softcap: a positive bound on the logits, which become softcap·tanh(logits / softcap)
+        before anything else; -inf becomes -softcap, and what `where` excludes stays excluded.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices and `class_weights` the local part.
 
@@ -118,16 +118,16 @@ def softmax_cross_entropy(
 
     Args:
       logits: floating-point array (..., C), unnormalized log probabilities.
-      labels: class probabilities in the same shape, as a rule.
+      labels: class probabilities, as a rule; in the same shape.
       axis: the class dimension or dimensions; None for all.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
       class_weights: one weight per class, shape (C,).
       label_smoothing: ε in [0, 1], the share of the labels spread evenly over the classes.
-      z_loss: factor of the squared log normalizer, which keeps it near 0.
-      softcap: a positive number, the bound of logits, which become softcap·tanh(logits / softcap)
-        before anything else; -inf becomes -softcap, and what `where` excludes stays out.
+      z_loss: factor of the squared log normalizer, a term that keeps the normalizer near 1.
+      softcap: a positive bound on the logits, which become softcap·tanh(logits / softcap)
+        before anything else; -inf becomes -softcap, and what `where` excludes stays excluded.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded;
         `class_weights` are then the local part.
 
@@ -160,7 +160,7 @@ def softmax_cross_entropy(
 
 
 class Terms(NamedTuple):
-    """What may change the plain cross entropy; None is left out."""
+    """What may change the plain cross entropy; what is None is left out."""
 
     class_weights: jax.Array | None  # Laid along the class axes.
     label_smoothing: jax.Array | None
@@ -187,7 +187,7 @@ class Terms(NamedTuple):
 
 
 def factor(name: str, value: Any, like: jax.Array, absent: float | None = 0) -> jax.Array | None:
-    """A hyper-parameter that is left out where it is this Python number, or None."""
+    """A hyper-parameter, or None if it is left out because it is the Python number `absent`."""
     if value is absent or (isinstance(value, int | float) and value == absent):
         return None
     return checks.number(name, value, like)
@@ -261,8 +261,8 @@ def _finished(losses, z_loss, log_normalizer, present, classes):
 def _surprise(logits, given, peak, labels, classes):
     """lse - logits_label, and log Σ exp(logits - peak), accurate where the label has almost all.
 
-    The logits are also `given` before they were widened: of others XLA would store a copy, so that
-    the label's can be gathered. On a TPU (8192, 128256) of bfloat16 take 4.2 GB then.
+    `given` are the logits before they were widened. To gather the labels' from widened ones XLA
+    would store a copy, which on a TPU is 4.2 GB for (8192, 128256) in bfloat16.
     """
     own = given.scale(at_label(given.logits, labels, classes)) - peak
     others = classes.sum(_exp_of_others(logits, peak, labels))
@@ -298,7 +298,7 @@ def _surprise_jvp(classes, primals, tangents):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def _below_peak(logits, labels, peak, present, classes, alike):
-    """Σ_c labels_c (peak - logits_c); `alike` if an example's labels are all the same, above 0."""
+    """Σ_c labels_c (peak - logits_c); `alike` if an example's labels are equal and positive."""
     if alike:
         total = classes.sum(xla.recomputed_difference(logits, peak))
         return jnp.where(present, -labels * total, 0)

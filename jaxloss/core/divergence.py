@@ -23,14 +23,14 @@ def generalized_kl_divergence(
 
     loss = Σ_c t_c (log t_c - log_predictions_c) + exp(log_predictions_c) - t_c.
 
-    Never negative, each term for itself, and accurate where predictions and targets nearly agree. A
-    target of 0 adds exp(log_predictions_c), with gradient 0 for the target. A positive target
-    against -inf gives +inf.
+    No term is negative, and each is accurate where predictions and targets nearly agree. A target
+    of 0 adds exp(log_predictions_c), with gradient 0 for the target. A positive target against -inf
+    gives +inf.
 
     Args:
       log_predictions: floating-point array (..., C), logarithms.
       targets: numbers of 0 or more, in the same shape.
-      axis: the dimension or dimensions summed over; None for all.
+      axis: the dimension or dimensions to sum over; None for all.
       where: boolean, of the rank of `log_predictions` and broadcastable to it: what takes part.
 
     Returns:

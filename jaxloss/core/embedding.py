@@ -25,10 +25,10 @@ def cosine_embedding_loss(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Cosine embedding loss: similar pairs in one direction, dissimilar ones in others.
+    """Cosine embedding loss: similar pairs should point the same way, dissimilar ones should not.
 
     loss = 1 - cos(x1, x2) if y = 1, max(0, cos(x1, x2) - margin) if y = -1; the hinge passes
-    gradient at the kink. Another y gives 0, as in torch.
+    gradient at the kink. Any other y gives 0, as in torch.
 
     Args:
       x1: floating-point array (..., D).
@@ -36,8 +36,8 @@ def cosine_embedding_loss(
       targets: 1 for similar and -1 for dissimilar pairs, in the shape of `x1` without `axis`.
       margin: the largest cosine that a dissimilar pair may have for free, in [-1, 1].
       axis: the dimension or dimensions of the vectors.
-      where: boolean, one for each pair: which take part. The others may hold anything, in every
-        argument: their loss and gradient are 0.
+      where: boolean, one for each pair: which of them take part. The others may hold anything, in
+        every argument: their loss and gradient are 0.
 
     Returns:
       One loss per pair, in the shape of `targets`; at least float32.
@@ -80,7 +80,7 @@ def _batch_shape(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
 def _pairs(
     where: ArrayLike | None, vectors: jax.Array, axes: tuple[int, ...]
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """Which pairs or triplets take part, one for each; and the same beside their vectors."""
+    """Which pairs or triplets take part, as one boolean each, and as a mask of their vectors."""
     losses = jax.ShapeDtypeStruct(_batch_shape(vectors, axes), vectors.dtype)
     where = checks.mask(where, "losses", losses)
     return where, None if where is None else jnp.expand_dims(where, axes)
@@ -104,13 +104,13 @@ def pairwise_distance(
     Args:
       x1: floating-point array (..., D).
       x2: array of the same shape.
-      p: the degree of the norm: a number of Python or numpy, 0, negative and infinite ones
+      p: the degree of the norm: a Python or numpy number, 0, negative and infinite ones
         included.
       eps: added to every difference, so that equal vectors have a small distance and a gradient.
       axis: the dimension or dimensions of the vectors.
       keepdims: whether `axis` stays as a dimension of size 1.
-      where: boolean, one for each pair: which take part. The others may hold anything, in every
-        argument: their loss and gradient are 0.
+      where: boolean, one for each pair: which of them take part. The others may hold anything, in
+        every argument: their loss and gradient are 0.
 
     Returns:
       One distance per pair, in the shape of `x1` without `axis`; at least float32.
@@ -157,7 +157,7 @@ def triplet_margin_loss(
     swap: bool = False,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Triplet margin loss: the anchor closer to the positive than to the negative by a margin.
+    """Triplet margin loss: anchors should be closer to positives than to negatives by a margin.
 
     loss = max(0, d(a, p) - d(a, n) + margin), d(x, y) = ‖x - y + eps‖_p; the hinge passes
     gradient at the kink. `swap` takes min(d(a, n), d(p, n)) for d(a, n).
@@ -167,12 +167,12 @@ def triplet_margin_loss(
       positives: embeddings that should be close to the anchors, in the same shape.
       negatives: embeddings that should be far from them, in the same shape.
       axis: the dimension or dimensions of the vectors.
-      p: the degree of the norm, a number of Python or numpy; optax's name for it is `norm_degree`.
+      p: the degree of the norm, a Python or numpy number; optax's name for it is `norm_degree`.
       margin: above 0, in the unit of the distance; a number, or one for each triplet.
       eps: added to every difference.
-      swap: whether a negative closer to the positive than to the anchor counts from there.
-      where: boolean, one for each triplet: which take part. The others may hold anything, in every
-        argument: their loss and gradient are 0.
+      swap: whether to measure a negative from the positive where that is closer than the anchor.
+      where: boolean, one for each triplet: which of them take part. The others may hold anything,
+        in every argument: their loss and gradient are 0.
 
     Returns:
       One loss per triplet, in the shape of `anchors` without `axis`; at least float32.
@@ -224,23 +224,23 @@ def triplet_margin_with_distance_loss(
     swap: bool = False,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Triplet margin loss under a distance of one's own.
+    """Triplet margin loss with a distance function of your own.
 
     loss = max(0, d(a, p) - d(a, n) + margin); the hinge passes gradient at the kink. `swap` takes
     min(d(a, n), d(p, n)) for d(a, n).
 
-    The distance function is called afresh every time and never compiled here, so it may hold
+    The distance function is called anew every time and never compiled here, so it may hold
     parameters that change, as a Flax module does.
 
     Args:
-      anchors: whatever `distance_function` takes, with the other two; arrays (..., D) by default.
+      anchors: whatever `distance_function` takes, as are the other two; arrays (..., D) by default.
       positives: what should be close to the anchors.
       negatives: what should be far from them.
       distance_function: maps two batches to one distance per pair; `pairwise_distance` if None.
       margin: above 0, in the unit of the distance; a number, or one for each triplet.
-      swap: whether a negative closer to the positive than to the anchor counts from there.
-      where: boolean, one for each triplet: which take part. The others may hold anything, as far as
-        the arguments are arrays or trees of them: their loss and gradient are 0.
+      swap: whether to measure a negative from the positive where that is closer than the anchor.
+      where: boolean, one for each triplet: which of them take part. The others have loss and
+        gradient 0, and may hold anything if the arguments are arrays or trees of them.
 
     Returns:
       One loss per triplet, in the shape of the distances; at least float32.

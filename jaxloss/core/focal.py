@@ -1,4 +1,4 @@
-"""Cross entropies reshaped by the probability: focal and poly losses; and the safe one of optax."""
+"""Cross entropies reshaped by the probability: focal and poly losses; and optax's safe one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sigmoid_focal_loss(
     loss = w (1 - p_t)^γ nll, with nll the binary cross entropy, 1 - p_t = y (1 - p) + (1 - y) p the
     probability of the wrong answer, p = σ(x), and w = α y + (1 - α) (1 - y), or 1 without α.
 
-    Accurate for confident logits of both signs. For γ = 0 it is the weighted cross entropy.
+    Accurate for confident logits of both signs. With γ = 0 it is the weighted cross entropy.
 
     Args:
       logits: floating-point array of any shape.
@@ -96,9 +96,9 @@ _sigmoid_focal.defjvp(_sigmoid_focal_jvp, symbolic_zeros=True)
 class _Odds:
     """A binary prediction beside its label: the likely answer, and the other with e = exp(-|x|).
 
-    The wrong answer's probability is (against + beside · e) / (1 + e), `against` and `beside` being
-    what the label says of the likely answer's complement and of itself. Where that is hardly more
-    than 0 it goes by its logarithm, and what is divided by it by its shares.
+    The wrong answer's probability is (against + beside · e) / (1 + e), where `against` and `beside`
+    are what the label says of the likely answer's complement and of the answer itself. Where the
+    probability is hardly above 0, its logarithm is used, and its shares for what is divided by it.
     """
 
     def __init__(self, x: jax.Array, y: jax.Array) -> None:
@@ -162,19 +162,19 @@ def softmax_focal_loss_with_integer_labels(
 
     loss = w_y (1 - p_y)^γ nll, with nll = -log p_y and p the softmax of `logits`.
 
-    Shift-invariant, and accurate where the model is confident. For γ = 0 it is the weighted cross
+    Shift-invariant, and accurate where the model is confident. With γ = 0 it is the weighted cross
     entropy. A logit of -inf is a class of probability 0: the loss of that label is +inf and its
     gradient finite. A label outside [0, C), negative ones included, gives NaN in that example's
-    value and gradient only, and so does a label of a class that `where` excludes.
+    value and gradient only, and so does a label whose class `where` excludes.
 
     Args:
       logits: floating-point array (..., C), unnormalized log probabilities.
       labels: integer array of the shape of `logits` without `axis`.
       gamma: γ >= 0, how fast the weight falls.
       class_weights: one weight per class, shape (C,).
-      axis: the class dimension; over a tuple of them a label is a flat index.
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
 
     Returns:
@@ -251,7 +251,7 @@ def poly_loss_cross_entropy(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Poly loss: cross entropy with its first term, 1 - p, counted 1 + ε times.
+    """Poly loss: cross entropy whose first term, 1 - p, counts 1 + ε times.
 
     loss = Σ_c labels_c (-log p_c + ε (1 - p_c)), with p the softmax of `logits`.
 
@@ -261,10 +261,10 @@ def poly_loss_cross_entropy(
     Args:
       logits: floating-point array (..., C), unnormalized log probabilities.
       labels: class probabilities in the same shape.
-      epsilon: ε, at least -1 as a rule; the paper has 2 for ImageNet and -1 for detection.
+      epsilon: ε, at least -1 as a rule; the paper uses 2 for ImageNet and -1 for detection.
       axis: the class dimension or dimensions; None for all.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
 
     Returns:
@@ -306,19 +306,19 @@ def safe_softmax_cross_entropy(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Cross entropy where logits may be -inf: another name of `softmax_cross_entropy`.
+    """Cross entropy where logits may be -inf: another name for `softmax_cross_entropy`.
 
     loss = Σ_c labels_c (lse - logits_c), lse = log Σ_c exp(logits_c).
 
     A logit of -inf is a class of probability 0: with label 0 it adds 0, with a positive label the
-    loss is +inf; the gradient is finite in both cases, in both modes.
+    loss is +inf. The gradient is finite in both cases, in forward and reverse mode.
 
     Args:
       logits: floating-point array (..., C), unnormalized log probabilities.
       labels: class probabilities in the same shape.
       axis: the class dimension or dimensions; None for all.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Scores on the right side of a boundary: hinge and perceptron losses, of two and more classes."""
+"""Scores on the right side of a boundary: hinge and perceptron losses, of two or more classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from jaxloss.core.classes.labels import find, pick
 def hinge_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> jax.Array:
-    """Hinge loss of two classes: the score at least 1 on the target's side of 0.
+    """Hinge loss of two classes: the score should be on the target's side of 0, at least 1 from it.
 
-    loss = max(0, 1 - y x); the hinge passes gradient at the kink. Another y than 1 and -1 gives the
-    formula's value.
+    loss = max(0, 1 - y x); the hinge passes gradient at the kink. For a y other than 1 and -1 it is
+    the formula's value.
 
     Args:
       predictor_outputs: scores x, a floating-point array of any shape.
@@ -51,10 +51,10 @@ def hinge_loss(
 def perceptron_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> jax.Array:
-    """Perceptron loss of two classes: the score on the target's side of 0.
+    """Perceptron loss of two classes: the score should be on the target's side of 0.
 
-    loss = max(0, -y x); the hinge passes gradient at the kink, so that weights of 0 learn. Another
-    y than 1 and -1 gives the formula's value.
+    loss = max(0, -y x); the hinge passes gradient at the kink, so that weights of 0 learn. For a
+    y other than 1 and -1 it is the formula's value.
 
     Args:
       predictor_outputs: scores x, a floating-point array of any shape.
@@ -116,20 +116,20 @@ def multiclass_hinge_loss(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Hinge loss of many classes: the label's score above the best other by 1.
+    """Hinge loss of many classes: the label's score should exceed the best other score by 1.
 
-    loss = max(0, 1 + max_{c≠y} x_c - x_y); the hinge passes gradient at the kink, and of several
-    best others the first has it. Of a single class it is 0.
+    loss = max(0, 1 + max_{c≠y} x_c - x_y); the hinge passes gradient at the kink, and if several
+    others tie for the best, the first gets it. With a single class the loss is 0.
 
     A label outside [0, C), negative ones included, gives NaN in that example's value and gradient
-    only, and so does a label of a class that `where` excludes.
+    only, and so does a label whose class `where` excludes.
 
     Args:
       scores: floating-point array (..., C).
       labels: integer array of the shape of `scores` without `axis`.
-      axis: the class dimension; over a tuple of them a label is a flat index.
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
       where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
 
     Returns:
@@ -160,20 +160,20 @@ def multiclass_perceptron_loss(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Perceptron loss of many classes: the label's score the greatest.
+    """Perceptron loss of many classes: the label's score should be the greatest.
 
-    loss = max_c x_c - x_y. Where the label only ties with the best other, the first of those, the
-    gradient is that of being behind it. Of a single class it is 0.
+    loss = max_c x_c - x_y. Where the label ties with the best other class (the first of several),
+    the gradient is as if the label were behind it. With a single class the loss is 0.
 
     A label outside [0, C), negative ones included, gives NaN in that example's value and gradient
-    only, and so does a label of a class that `where` excludes.
+    only, and so does a label whose class `where` excludes.
 
     Args:
       scores: floating-point array (..., C).
       labels: integer array of the shape of `scores` without `axis`.
-      axis: the class dimension; over a tuple of them a label is a flat index.
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
       where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
 
     Returns:

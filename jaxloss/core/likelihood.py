@@ -25,16 +25,16 @@ def negative_log_likelihood(
 ) -> jax.Array:
     """Negative log likelihood of integer labels under given log probabilities.
 
-    loss = -log_probs[label]. `log_probs` are taken as they are, not normalized.
+    loss = -log_probs[label]. `log_probs` are taken as they are, without normalizing them.
 
     A label outside [0, C), negative ones included, gives NaN in that example's value and gradient
-    only, and so does a label of a class that `where` excludes.
+    only, and so does a label whose class `where` excludes.
 
     Args:
       log_probs: floating-point array (..., C) of log probabilities.
       labels: integer array of the shape of `log_probs` without `axis`.
-      axis: the class dimension; over a tuple of them a label is a flat index.
-      where: boolean, of the rank of `log_probs` and broadcastable to it. An example of which
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
+      where: boolean, of the rank of `log_probs` and broadcastable to it. An example in which
         nothing takes part has loss and gradient 0, whatever it holds.
 
     Returns:
@@ -158,14 +158,14 @@ def gaussian_nll_loss(
 
     loss = ½ (log v + (x - y)²/v) with v = max(variance, eps); `full` adds ½ log 2π.
 
-    The gradient takes v for the variance also where it was raised to eps, so that a variance that
-    fell below can recover.
+    The gradient treats v as the variance even where it was raised to eps, so that a variance that
+    has fallen below eps can recover.
 
     Args:
       predictions: the expected values, floating-point, of any shape.
-      targets: what was observed: the same shape, or size 1 in some dimensions.
+      targets: the observed values, in the same shape or with size 1 in some dimensions.
       variances: a number, or an array of the rank of `predictions` and broadcastable to it, in the
-        unit of `predictions` squared; 0 or more.
+        square of the unit of `predictions`; 0 or more.
       full: whether to add the constant ½ log 2π.
       eps: the least variance.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
@@ -234,17 +234,17 @@ def kl_divergence(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Kullback-Leibler divergence of a predicted from a target distribution.
+    """Kullback-Leibler divergence of a predicted distribution from a target distribution.
 
     loss = Σ_c t_c (log t_c - log_predictions_c).
 
-    A target of 0 adds nothing, also against a log prediction of -inf, and has gradient 0 there. A
+    A target of 0 adds nothing, even against a log prediction of -inf, where its gradient is 0. A
     positive target against -inf gives +inf.
 
     Args:
       log_predictions: floating-point array (..., C), log probabilities.
       targets: probabilities in the same shape.
-      axis: the dimension or dimensions summed over; None for all.
+      axis: the dimension or dimensions to sum over; None for all.
       where: boolean, of the rank of `log_predictions` and broadcastable to it: what takes part.
 
     Returns:
@@ -285,16 +285,16 @@ def kl_divergence_with_log_targets(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Kullback-Leibler divergence of a predicted from a target distribution, both as logarithms.
+    """Kullback-Leibler divergence of a predicted distribution from a target, both as logarithms.
 
     loss = Σ_c exp(log_t_c) (log_t_c - log_predictions_c).
 
-    A log target of -inf adds nothing, also against a log prediction of -inf, and has gradient 0.
+    A log target of -inf adds nothing, even against a log prediction of -inf, and has gradient 0.
 
     Args:
       log_predictions: floating-point array (..., C), log probabilities.
       log_targets: log probabilities in the same shape.
-      axis: the dimension or dimensions summed over; None for all.
+      axis: the dimension or dimensions to sum over; None for all.
       where: boolean, of the rank of `log_predictions` and broadcastable to it: what takes part.
 
     Returns:

@@ -26,10 +26,10 @@ def hinge_embedding_loss(
     margin: ArrayLike = 1.0,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Hinge embedding loss: similar pairs close, dissimilar ones at least a margin apart.
+    """Hinge embedding loss: similar pairs should be close, others at least a margin apart.
 
-    loss = d if y = 1, max(0, margin - d) if y = -1; the gradient at the kink is -1. Another y
-    adds both terms up, as torch does.
+    loss = d if y = 1, max(0, margin - d) if y = -1; the gradient at the kink is -1. Any other y
+    gives the sum of both terms, as in torch.
 
     Args:
       distances: floating-point array of any shape.
@@ -92,14 +92,14 @@ def margin_ranking_loss(
     margin: ArrayLike = 0.0,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Margin ranking loss: the first score above the second by a margin, or below it.
+    """Margin ranking loss: one score should exceed the other by a margin; the target says which.
 
     loss = max(0, -y (x1 - x2) + margin); the hinge passes gradient at the kink.
 
     Args:
       scores1: floating-point array of any shape.
       scores2: the scores to compare with, in the same shape.
-      targets: 1 where the first should be ranked higher and -1 where the second, same shape.
+      targets: 1 to rank the first score higher and -1 to rank the second, in the same shape.
       margin: in the unit of the scores; a number, or one for each element.
       where: boolean, of the rank of `scores1` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
@@ -142,7 +142,7 @@ def multi_margin_loss(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Multi-class margin loss: the label's score above every other by a margin.
+    """Multi-class margin loss: the label's score should exceed every other by a margin.
 
     loss = 1/C Σ_{c≠y} w_y max(0, margin - x_y + x_c)^p; the gradient at the kink is 0.
 
@@ -155,10 +155,10 @@ def multi_margin_loss(
       p: 1 or 2.
       margin: in the unit of the scores.
       class_weights: one weight per class, shape (C,).
-      axis: the class dimension; over a tuple of them a label is a flat index.
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
       where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. C counts those only.
-        An example of which nothing takes part has loss and gradient 0, whatever it holds.
+        along `axis` the examples, that take part; C counts only those.
+        An example in which nothing takes part has loss and gradient 0, whatever it holds.
 
     Returns:
       One loss per example, in the shape of `labels`; at least float32.
@@ -227,21 +227,20 @@ _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
 def multilabel_margin_loss(
     scores: ArrayLike, labels: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
 ) -> jax.Array:
-    """Multi-label margin loss: every label's score above every other class's by 1.
+    """Multi-label margin loss: each label's score should exceed that of every other class by 1.
 
     loss = 1/C Σ_k Σ_{c not a label} max(0, 1 - x_{y_k} + x_c); the gradient at the kink is 0.
 
-    An example's labels are the non-negative ones at the front of its row; the first negative one
-    ends them, and what comes after it is not read. One of C or more gives NaN in that example's
-    value and gradient only.
+    An example's labels are the entries of its row before the first negative one; what comes after
+    that is not read. A label of C or more gives NaN in that example's value and gradient only.
 
     Args:
       scores: floating-point array (..., C).
       labels: integer array of the same shape: class indices, padded with -1.
       axis: the class dimension.
       where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. The label of a class that does not is bad.
-        An example of which nothing takes part has loss and gradient 0, whatever it holds.
+        along `axis` the examples, that take part. A label of an excluded class gives NaN.
+        An example in which nothing takes part has loss and gradient 0, whatever it holds.
 
     Returns:
       One loss per example, in the shape of `scores` without `axis`; at least float32.
@@ -293,7 +292,7 @@ def _pairwise_hinge(
 ) -> tuple[jax.Array, jax.Array]:
     """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the free classes c, and its gradient.
 
-    k < ends. The compiler leaves the gradient out where nobody asks for it.
+    k < ends. The compiler leaves the gradient out where it is not asked for.
     """
 
     def add(k, so_far):
@@ -356,7 +355,7 @@ def _no_labels(
 def _label(
     scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None, k: jax.Array
 ) -> Labels:
-    """Where the k-th label points; nowhere, and is bad, where there is none."""
+    """Where the k-th label points; without one it points nowhere and is bad."""
     label = lax.dynamic_index_in_dim(labels, k, -1, keepdims=False)
     label = jnp.where(k < ends[..., 0], label, -1)
     return locate(label, scores, ClassAxes((scores.ndim - 1,)), where)

@@ -42,29 +42,28 @@ def dice_loss(
 ) -> jax.Array:
     """Dice loss: what predicted and true regions do not have in common.
 
-    loss_c = (α FP + β FN) / (TP + α FP + β FN + smooth), which is 1 less the soft Dice coefficient
-    for α = β = ½, with TP = Σ p t, FP = Σ p (1 - t) and FN = Σ (1 - p) t over the pixels; then the
-    mean over the classes.
+    loss_c = (α FP + β FN) / (TP + α FP + β FN + smooth), with TP = Σ p t, FP = Σ p (1 - t) and
+    FN = Σ (1 - p) t over the pixels; then the mean over the classes. For α = β = ½ loss_c is 1
+    minus the soft Dice coefficient.
 
-    With `smooth` 0 a class that is neither there nor predicted is perfect: the loss is 0.
+    With `smooth` 0, a class that is neither present nor predicted has loss 0.
 
     Args:
-      predictions: floating-point array (N, ..., C), logits. With one class, which may be left out,
-        p is the sigmoid, otherwise the softmax over the last dimension.
-      targets: 1 where a pixel is of the class and 0 elsewhere, or probabilities, in the same shape;
-        a last dimension of size 1 may be left out in either.
+      predictions: floating-point array (N, ..., C), logits. p is their softmax over the last
+        dimension, or with a single class their sigmoid.
+      targets: 1 where a pixel is of the class and 0 elsewhere, or probabilities, in the same shape.
+        One of the two may leave out a last dimension of size 1.
       class_weights: factors of the losses of the classes, shape (C,).
-      smooth: added to both sides of the quotient of the coefficient, 0 or more.
+      smooth: added to the numerator and the denominator of the coefficient, 0 or more.
       alpha: α, the weight of false positives, 0 or more.
       beta: β, the weight of false negatives, 0 or more.
       apply_softmax: whether `predictions` are logits; if not they are probabilities.
       reduction: "mean" or "sum" over the classes, or "none".
-      ignore_background: whether class 0 is left out, where there is another.
-      axis: the dimension or dimensions of the pixels, counted with the classes; all but the first
-        and the last by default.
-      where: boolean, of the rank of `predictions` with its classes and broadcastable to it: the
-        pixels, or classes of pixels, that take part. A class of which nothing does has the loss 0,
-        and the mean does not count it.
+      ignore_background: whether class 0 is left out, unless it is the only one.
+      axis: the dimension or dimensions of the pixels, in the shape with the classes; by default
+        all but the first and the last.
+      where: boolean, of the rank of `predictions` and broadcastable to it: the pixels, or classes
+        of pixels, that take part. A class with none has loss 0, and the mean does not count it.
 
     Returns:
       One loss per example, or with "none" one per example and class, (N, C); at least float32.
@@ -115,10 +114,10 @@ def tversky_loss(
     axis: checks.Axis = None,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Tversky loss: the Dice loss with weights of its own for false alarms and misses.
+    """Tversky loss: the Dice loss with separate weights for false alarms and misses.
 
-    loss_c = (α FP + β FN) / (TP + α FP + β FN + smooth), as in `dice_loss`. α = β = ½ is Dice, 1
-    and 1 is Jaccard, β above α finds more of what is rare.
+    loss_c = (α FP + β FN) / (TP + α FP + β FN + smooth), as in `dice_loss`. α = β = ½ is Dice,
+    α = β = 1 is Jaccard, and β above α finds more of what is rare.
 
     Args:
       predictions: as in `dice_loss`.
@@ -182,8 +181,8 @@ def binary_dice_loss(
 
     Args:
       predictions: floating-point array (N, ...), or (N, ..., 1), logits.
-      targets: 1 for the pixels of the region and 0 elsewhere, in the same shape, a last dimension
-        of size 1 aside.
+      targets: 1 for the pixels of the region and 0 elsewhere, in the same shape, except that one
+        of the two may leave out a last dimension of size 1.
       smooth: as in `dice_loss`.
       apply_sigmoid: whether `predictions` are logits; if not they are probabilities.
       where: boolean, of the rank of `predictions` and broadcastable to it: the pixels that take
@@ -226,10 +225,10 @@ def multiclass_generalized_dice_loss(
     reduction: Reduction = "mean",
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Dice loss with each class weighted by the inverse square of how often it is there.
+    """Dice loss with each class weighted by the inverse square of its frequency.
 
-    loss = mean over examples and classes of w_c loss_c, loss_c as in `dice_loss` and w_c = 1 / f_c²
-    scaled to Σ w_c = C, with f_c = Σ t_c over the whole batch.
+    loss = mean over examples and classes of w_c loss_c, with loss_c as in `dice_loss` and
+    w_c = 1 / f_c² scaled to Σ w_c = C, where f_c = Σ t_c over the whole batch.
 
     A class that is nowhere has weight 0.
 

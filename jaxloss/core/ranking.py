@@ -1,4 +1,4 @@
-"""Scores of the items of a list, in the order of their relevance."""
+"""Scores that should order the items of a list by their relevance."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def ranking_softmax_loss(
     weights: ArrayLike | None = None,
     reduce_fn: Callable[..., Any] | None = jnp.mean,
 ) -> jax.Array:
-    """Softmax loss of lists: relevant items scored above the others of their list.
+    """Softmax loss of lists: relevant items should score above the others of their list.
 
-    loss = -Σ_i w_i y_i log softmax(s)_i for each list, then `reduce_fn` of those that take part.
+    loss = -Σ_i w_i y_i log softmax(s)_i for each list, then `reduce_fn` over those that take part.
 
-    An item of score -inf and relevance 0 adds nothing. Where no list takes part all count, with the
-    loss 0 that they have: so the mean is 0 and not NaN, with gradient 0.
+    An item of score -inf and relevance 0 adds nothing. If no list takes part, all count with loss
+    0, so that the mean is 0 instead of NaN, with gradient 0.
 
     Args:
       logits: floating-point array (..., L), the scores of the items of each list.
@@ -36,11 +36,11 @@ def ranking_softmax_loss(
       where: boolean, of the rank of `logits` and broadcastable to it: the items, or with size 1
         in the last dimension the lists, that take part. The rest may hold anything.
       weights: one weight per item, broadcastable to the shape of `logits`.
-      reduce_fn: called with the losses and, as `where`, with which of them take part, or None
-        without a mask; None for one loss per list.
+      reduce_fn: called with the losses, one per list, and with `where=`: which of them take part,
+        or None without a mask. If `reduce_fn` is None, the losses are not reduced.
 
     Returns:
-      What `reduce_fn` makes of the losses, one per list, or these themselves; at least float32.
+      What `reduce_fn` makes of the losses, or without it one loss per list; at least float32.
 
     Raises:
       TypeError: `logits` is not floating-point, or `reduce_fn` cannot be called.

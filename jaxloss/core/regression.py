@@ -39,7 +39,7 @@ def _loss_of(
 def _of_error(
     value: Callable[..., jax.Array], slopes: Callable[..., tuple[jax.Array, ...]]
 ) -> Callable[..., jax.Array]:
-    """A loss of x - y and of hyper-parameters, given its value and its derivatives by all these."""
+    """A loss of x - y and of hyper-parameters, given its value and its derivatives in all these."""
 
     @jax.custom_jvp
     def loss(x: jax.Array, y: jax.Array, *hyper_parameters: jax.Array) -> jax.Array:
@@ -123,7 +123,7 @@ def absolute_error(
 
     Args:
       predictions: floating-point or complex array of any shape.
-      targets: array of the same shape; left out, it is 0.
+      targets: array of the same shape; 0 if left out.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
 
@@ -155,7 +155,7 @@ def squared_error(
 
     Args:
       predictions: floating-point array of any shape.
-      targets: array of the same shape; left out, it is 0.
+      targets: array of the same shape; 0 if left out.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
 
@@ -191,7 +191,7 @@ def huber_loss(
 
     Args:
       predictions: floating-point array of any shape.
-      targets: array of the same shape; left out, it is 0.
+      targets: array of the same shape; 0 if left out.
       delta: δ > 0, in the unit of `predictions`; a number, or one for each element.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
@@ -228,7 +228,7 @@ def smooth_l1_loss(
 
     Args:
       predictions: floating-point array of any shape.
-      targets: array of the same shape; left out, it is 0.
+      targets: array of the same shape; 0 if left out.
       beta: β >= 0, in the unit of `predictions`; a number, or one for each element.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
@@ -261,7 +261,7 @@ def l2_loss(
 
     Args:
       predictions: floating-point array of any shape.
-      targets: array of the same shape; left out, it is 0.
+      targets: array of the same shape; 0 if left out.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
 
@@ -290,11 +290,11 @@ def log_cosh(
     """Log-cosh loss: squared near the target, absolute far from it, smooth everywhere.
 
     loss = log cosh e, with e = x - y: about ½ e² near 0 and |e| - log 2 far from it. Its derivative
-    is tanh e. Small errors keep their digits, large ones do not overflow.
+    is tanh e. Small errors keep their digits, and large ones do not overflow.
 
     Args:
       predictions: floating-point array of any shape.
-      targets: array of the same shape; left out, it is 0.
+      targets: array of the same shape; 0 if left out.
       where: boolean, of the rank of `predictions` and broadcastable to it: what takes part. The
         rest may hold anything, in every argument: its loss and gradient are 0.
 

@@ -18,17 +18,17 @@ def smooth_labels(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Class probabilities of which a share is spread evenly over the classes.
+    """Class probabilities with a share spread evenly over the classes.
 
-    smoothed = (1 - α) labels + α / C, C the number of classes that take part. The losses that take
-    `label_smoothing` do this themselves.
+    smoothed = (1 - α) labels + α / C, with C the number of classes that take part. Losses with a
+    `label_smoothing` argument do this themselves.
 
     Args:
       labels: class probabilities (..., C), floating-point; one-hot as a rule.
       alpha: α in [0, 1], the share.
       axis: the class dimension or dimensions; None for all.
       where: boolean, of the rank of `labels` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. The rest gets 0, whatever it holds.
+        along `axis` the examples, that take part. The rest becomes 0, whatever it holds.
 
     Returns:
       Class probabilities in the shape of `labels`; at least float32.

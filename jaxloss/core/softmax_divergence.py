@@ -1,4 +1,4 @@
-"""Divergences between a teacher's softmax and a student's, made of the logits of both."""
+"""Divergences between a teacher's softmax and a student's, from the logits of both."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def divergence_of(
     softcap: jax.Array | None,
     classes: ClassAxes,
 ) -> jax.Array:
-    """The generalised Jensen-Shannon divergence of teacher P and student Q, one per example.
+    """The generalized Jensen-Shannon divergence of teacher P and student Q, one per example.
 
     β KL(P ‖ M) + (1 - β) KL(Q ‖ M) with M = β P + (1 - β) Q; KL(P ‖ Q) at β = 0, KL(Q ‖ P) at 1.
 
-    Never below 0, and accurate where both nearly agree. A class that is -inf in both is absent. One
-    that is -inf only in Q makes KL(P ‖ Q) infinite, with the student's gradient q - p.
+    Never below 0, and accurate where both nearly agree. A class at -inf in both is absent. A class
+    at -inf only in Q makes KL(P ‖ Q) infinite, with the student's gradient q - p.
 
     Args:
       logits: the student's, floating-point of any width.
@@ -68,10 +68,10 @@ _divergence.defjvp(_divergence_jvp, symbolic_zeros=True)
 
 
 def _value_and_slopes(both, peaks, present, beta, classes):
-    """The divergence for β below 1, and its derivatives by the student's and the teacher's scores.
+    """The divergence for β below 1, and its derivatives in the student's and the teacher's scores.
 
-    A divergence is a sum of terms t (r - 1 - log r), each 0 or more, r being what the one has of a
-    class for each that the other has: what they add to Σ t log (1 / r) is 0.
+    A divergence is a sum of terms t (r - 1 - log r), each 0 or more, with r the ratio of the two
+    probabilities of a class. What this adds to Σ t log (1 / r) sums to 0.
     """
     of_student, of_teacher = (
         Softmax.of(*one, present, classes) for one in zip(both, peaks, strict=True)

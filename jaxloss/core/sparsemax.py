@@ -1,4 +1,4 @@
-"""Sparsemax losses: those of the projection on the simplex, and what makes others of their kind."""
+"""Sparsemax losses, from the projection onto the simplex, and the maker of their whole family."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from jaxloss.core.classes.labels import Labels, find, pick
 def sparsemax_loss(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> jax.Array:
-    """Sparsemax loss of two classes: exactly 0 once the logit is 1 on the label's side of 0.
+    """Sparsemax loss of two classes: exactly 0 once the logit is on the label's side by 1 or more.
 
-    loss = 0 if z >= 1, ¼ (1 - z)² if |z| < 1, else -z, with z = x for the label 1 and -x for 0. It
-    and its derivative are continuous. Another label gives NaN, in its own place only.
+    loss = 0 if z >= 1, ¼ (1 - z)² if |z| < 1, else -z, with z = x for label 1 and -x for label 0.
+    The loss and its derivative are continuous. Any other label gives NaN, in its own place only.
 
     Args:
       logits: floating-point array of any shape.
@@ -80,21 +80,21 @@ def multiclass_sparsemax_loss(
     axis: checks.Axis = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Sparsemax loss: exactly 0 once the label's score is above every other by 1.
+    """Sparsemax loss: exactly 0 once the label's score is above every other by 1 or more.
 
-    loss = ½ ‖p - e_y‖² + max(0, τ - x_y), where p = max(x - τ, 0) is the point of the simplex that
-    is closest to the scores x, and e_y the corner of the label. Its gradient is p - e_y.
+    loss = ½ ‖p - e_y‖² + max(0, τ - x_y), where p = max(x - τ, 0) is the point of the simplex
+    closest to the scores x, and e_y the corner of the label. The gradient is p - e_y.
 
-    Shift-invariant, and accurate where the model is confident. A label of score -inf has the loss
+    Shift-invariant, and accurate where the model is confident. A label with score -inf has loss
     +inf. A label outside [0, C), negative ones included, gives NaN in that example's value and
-    gradient only, and so does a label of a class that `where` excludes.
+    gradient only, and so does a label whose class `where` excludes.
 
     Args:
       scores: floating-point array (..., C).
       labels: integer array of the shape of `scores` without `axis`.
-      axis: the class dimension; over a tuple of them a label is a flat index.
+      axis: the class dimension, or a tuple of them, over which a label is a flat index.
       where: boolean, of the rank of `scores` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has loss
+        along `axis` the examples, that take part. An example in which nothing takes part has loss
         and gradient 0, whatever it holds.
 
     Returns:
@@ -147,10 +147,10 @@ def _of_many_jvp(classes, primals, tangents):
 
 
 def _projection(scores, peak, top, labels: Labels, classes: ClassAxes):
-    """How far the label's score is behind the score of a certain class, and p of the others.
+    """How far the label's score is behind that of a class with p = 1, and p of the other classes.
 
-    All relative to the largest score, which has p = 1 - `share`: nothing cancels where that is
-    almost 1.
+    All is relative to the largest score, whose p is 1 - `share`, so that nothing cancels where this
+    is almost 1.
     """
     share = _share(scores, peak, top, classes)
     behind = (peak - pick(scores, labels, classes)) + share
@@ -191,20 +191,20 @@ def _support(near, classes: ClassAxes):
 def make_fenchel_young_loss(max_fun: Callable[..., Any]) -> Callable[..., jax.Array]:
     """Makes the Fenchel-Young loss of a maximum, such as `jax.scipy.special.logsumexp`.
 
-    loss(x, t) = max_fun(x) - Σ_c t_c x_c, whose gradient is that of `max_fun` less t. A score of
-    -inf with the target 0 adds nothing.
+    loss(x, t) = max_fun(x) - Σ_c t_c x_c. Its gradient is that of `max_fun` minus t. A score of
+    -inf with target 0 adds nothing.
 
     Args:
-      max_fun: maps the scores of one example, (C,), to a number; convex. It is called afresh every
-        time and never compiled here.
+      max_fun: a convex function from the scores of one example, (C,), to a number. It is called
+        anew every time and never compiled here.
 
     Returns:
-      A function of `scores` (..., C), floating-point, and `targets` in the same shape, one loss per
-      example, at least float32; further arguments go to `max_fun`.
+      A function of `scores` (..., C), floating-point, and `targets` in the same shape that returns
+      one loss per example, at least float32. It passes further arguments on to `max_fun`.
 
     Raises:
-      TypeError: `max_fun` cannot be called; by the loss: `scores` is not floating-point.
-      ValueError: by the loss: the shapes differ, or have no dimension.
+      TypeError: `max_fun` cannot be called. The loss: `scores` is not floating-point.
+      ValueError: the loss: the shapes differ, or have no dimension.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a softmax says of its labels, and of itself: log-probability, normalizer, entropy."""
+"""What a softmax says about labels and about itself: log-probabilities, normalizer, entropy."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from jaxloss.core.cross_entropy import factor
 
 
 class Statistics(NamedTuple):
-    """What `softmax_statistics` tells of each example.
+    """What `softmax_statistics` returns for each example.
 
     Args:
       log_prob: the logarithm of the probability of the label, or of each of several, (..., K).
-      log_normalizer: log Σ_c exp(z_c), of the capped and tempered logits z.
+      log_normalizer: log Σ_c exp(z_c), with z the logits after soft cap and temperature.
       entropy: -Σ_c p_c log p_c, 0 or more.
-      prediction: the most likely class, the lowest of several; -1 where nothing takes part.
+      prediction: the most likely class, the lowest if several tie; -1 where nothing takes part.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,39 +61,40 @@ def softmax_statistics(
     softcap: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> Statistics:
-    """What a softmax says of its labels and of itself: log-probabilities, entropy and more.
+    """What a softmax says about labels and about itself: log-probabilities, entropy and more.
 
     log_prob = z_y - lse, log_normalizer = lse = log Σ_c exp(z_c), entropy = -Σ_c p_c log p_c with
     p = exp(z - lse), prediction = argmax_c z_c, z = softcap·tanh(logits / softcap) / temperature.
 
     -log_prob is the cross entropy. Perplexity is `exp(-mean(log_prob))`, accuracy
-    `mean(prediction == labels)`, the z-loss `square(log_normalizer)`. What is not used costs
-    nothing once it is compiled. All but the prediction is differentiable.
+    `mean(prediction == labels)`, the z-loss `square(log_normalizer)`. In compiled code, results
+    that are not used cost nothing. All but the prediction are differentiable.
 
     Log-probability, entropy and their gradients are accurate where the model is confident. A class
     at -inf has probability 0 and adds nothing to the entropy; its log_prob is -inf, and its
-    gradient finite. With a soft cap -inf becomes -softcap. A label outside [0, C), negative ones
-    included, or of a class that `where` excludes, gives NaN in its own log_prob, and in the
-    gradient that its example has by log_prob; the other results do not see the labels.
+    gradient finite. With a soft cap, -inf becomes -softcap. A label outside [0, C), negative ones
+    included, or whose class `where` excludes, gives NaN in its own log_prob, and in the gradient
+    that its example gets through log_prob; the other results do not depend on the labels.
 
     Args:
       logits: floating-point array (..., C), unnormalized log probabilities.
-      labels: integer array in the shape of `logits` without `axis`; or with one more dimension
-        behind, (..., K), for several classes of each example.
-      axis: the class dimension; over a tuple of them labels and `prediction` are flat indices.
+      labels: integer array in the shape of `logits` without `axis`, or with another dimension at
+        the end, (..., K), for several classes of each example.
+      axis: the class dimension, or a tuple of them, over which labels and `prediction` are flat
+        indices.
       where: boolean, of the rank of `logits` and broadcastable to it: the classes, or with size 1
-        along `axis` the examples, that take part. An example of which nothing takes part has 0 in
-        all results, with gradient 0, and -1 as prediction, whatever it holds.
-      temperature: a positive number, by which the logits are divided.
-      softcap: a positive number, the bound of logits, which are capped before anything else; None
-        for no bound.
+        along `axis` the examples, that take part. An example in which nothing takes part has the
+        prediction -1, and 0 in all other results, with gradient 0, whatever it holds.
+      temperature: a positive number to divide the logits by.
+      softcap: a positive bound on the logits, which are capped before anything else; None for no
+        bound.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         and `prediction` are then global class indices.
 
     Returns:
-      `Statistics`, a named tuple: `log_prob` in the shape of `labels`; `log_normalizer` and
-      `entropy` in that of the examples, all at least float32; `prediction` likewise, int32, or
-      int64 where `labels` are.
+      `Statistics`, a named tuple: `log_prob` in the shape of `labels`, `log_normalizer` and
+      `entropy` in that of the examples, all at least float32; `prediction` in the shape of the
+      examples, int32, or int64 if `labels` are.
 
     Raises:
       TypeError: `logits` is not floating-point or `labels` not integer.

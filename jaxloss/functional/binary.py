@@ -31,8 +31,8 @@ def binary_cross_entropy(
 ) -> jax.Array:
     """As torch.nn.functional.binary_cross_entropy, over `jaxloss.binary_cross_entropy`.
 
-    Differs from torch: at an input of 0 or 1 that agrees with the target the gradient is ±1, the
-    derivative, where torch has 0; an input outside [0, 1] gives NaN instead of an error.
+    Differs from torch: at an input of 0 or 1 that agrees with the target the gradient is ±1, which
+    is the derivative, where torch has 0; an input outside [0, 1] gives NaN instead of an error.
 
     Args:
       input: probabilities, floating-point, of any shape.
@@ -40,7 +40,7 @@ def binary_cross_entropy(
       weight: broadcastable to the shape of `input`.
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
-      reduction: "none", "mean" or "sum". The mean divides by the number of elements, also with
+      reduction: "none", "mean" or "sum". The mean divides by the number of elements, even with
         `weight`.
 
     Returns:
@@ -82,7 +82,7 @@ def binary_cross_entropy_with_logits(
       weight: broadcastable to the shape of `input`.
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
-      reduction: "none", "mean" or "sum". The mean divides by the number of elements, also with
+      reduction: "none", "mean" or "sum". The mean divides by the number of elements, even with
         `weight`.
       pos_weight: weight of the positive targets, broadcastable to the shape of `input`.
 

@@ -32,7 +32,7 @@ def cross_entropy(
     `jaxloss.softmax_cross_entropy_with_integer_labels`.
 
     Differs from torch: a target outside [0, C) that is not `ignore_index` gives NaN for that
-    example instead of an error; when nothing takes part the mean is NaN, but its gradient 0;
+    example instead of an error; when nothing takes part the mean is NaN, but its gradient is 0;
     confident predictions keep their accuracy.
 
     Args:

@@ -21,8 +21,8 @@ def cosine_similarity(
 ) -> jax.Array:
     """As torch.nn.functional.cosine_similarity, over `jaxloss.cosine_similarity`.
 
-    Differs from torch: with a zero vector the gradient is 0 on both sides; neither large nor
-    small vectors overflow or vanish.
+    Differs from torch: with a zero vector both gradients are 0; large vectors do not overflow, nor
+    do small ones vanish.
 
     Args:
       x1: floating-point array.
@@ -62,7 +62,7 @@ def pairwise_distance(
     Args:
       x1: floating-point array, (D) or (N, D).
       x2: array of the same shape.
-      p: the degree of the norm, a number of Python or numpy.
+      p: the degree of the norm, a Python or numpy number.
       eps: added to every difference.
       keepdim: whether the last dimension stays with size 1.
 
@@ -99,8 +99,8 @@ def cosine_embedding_loss(
 ) -> jax.Array:
     """As torch.nn.functional.cosine_embedding_loss, over `jaxloss.cosine_embedding_loss`.
 
-    Differs from torch: torch adds 1e-12 to the squared norms, so that small vectors have small
-    cosines; here only a zero vector has cosine 0.
+    Differs from torch, which adds 1e-12 to the squared norms and so shrinks the cosines of small
+    vectors: here these keep their cosine, and a zero vector has cosine 0.
 
     Args:
       input1: floating-point array, (D) or (N, D).
@@ -154,9 +154,9 @@ def triplet_margin_loss(
       positive: what should be close to the anchor, in the same shape.
       negative: what should be far from it, in the same shape.
       margin: above 0, in the unit of the distance.
-      p: the degree of the norm, a number of Python or numpy.
+      p: the degree of the norm, a Python or numpy number.
       eps: added to every difference.
-      swap: whether a negative closer to the positive than to the anchor counts from there.
+      swap: whether to measure a negative from the positive where that is closer than the anchor.
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
@@ -198,12 +198,12 @@ def triplet_margin_with_distance_loss(
     `jaxloss.triplet_margin_with_distance_loss`.
 
     Args:
-      anchor: whatever `distance_function` takes, with the other two; arrays (N, D) by default.
+      anchor: whatever `distance_function` takes, as are the other two; arrays (N, D) by default.
       positive: what should be close to the anchor.
       negative: what should be far from it.
       distance_function: maps two batches to one distance per pair; `pairwise_distance` if None.
       margin: above 0, in the unit of the distance.
-      swap: whether a negative closer to the positive than to the anchor counts from there.
+      swap: whether to measure a negative from the positive where that is closer than the anchor.
       reduction: "none", "mean" or "sum".
 
     Returns:

@@ -1,4 +1,4 @@
-"""The focal loss in torch's conventions, for the class `FocalLoss`, since torch has no function."""
+"""The focal loss in torch's conventions, for the class `FocalLoss`; torch has no such function."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def focal_loss(
     found = answers(input, target, ignore_index)
     if found is None:
         if alpha is not None:
-            rule = "be None for class indices, whose classes have their `weight`"
+            rule = "be None for class indices, which take `weight` instead"
             checks.fail(ValueError, "alpha", rule, "a number")
         scores, classes, _, where, _ = class_targets(input, target, weight, ignore_index)
         losses = core.softmax_focal_loss_with_integer_labels(

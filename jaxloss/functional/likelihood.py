@@ -26,7 +26,7 @@ def nll_loss(
     """As torch.nn.functional.nll_loss, over `jaxloss.negative_log_likelihood`.
 
     Differs from torch: a target outside [0, C) that is not `ignore_index` gives NaN for that
-    example instead of an error; when nothing takes part the mean is NaN, but its gradient 0.
+    example instead of an error; when nothing takes part the mean is NaN, but its gradient is 0.
 
     Args:
       input: log probabilities, floating-point, (C), (N, C) or (N, C, d1, …, dK).
@@ -118,15 +118,15 @@ def gaussian_nll_loss(
 ) -> jax.Array:
     """As torch.nn.functional.gaussian_nll_loss, over `jaxloss.gaussian_nll_loss`.
 
-    Differs from torch: a negative variance is an error under checkify only.
+    Differs from torch: a negative variance is an error only under checkify.
 
     Args:
       input: the expected values, floating-point, of any shape.
-      target: what was observed: the shape of `input`, or that with one dimension equal to 1.
-      var: the variances: a number, the shape of `input`, that with one dimension equal to 1, or
-        that without the last dimension.
+      target: the observed values, in the shape of `input`, or that with one dimension equal to 1.
+      var: the variances, a number or in the shape of `input`, that with one dimension equal to 1,
+        or that without the last dimension.
       full: whether to add the constant ½ log 2π.
-      eps: the least variance; the gradient passes below it.
+      eps: the least variance; a variance below it still has a gradient.
       reduction: "none", "mean" or "sum".
 
     Returns:
@@ -171,7 +171,7 @@ def kl_div(
 ) -> jax.Array:
     """As torch.nn.functional.kl_div, over the terms of `jaxloss.kl_divergence`.
 
-    "mean" divides by the number of elements and is not the Kullback-Leibler divergence;
+    "mean" divides by the number of elements, which is not the Kullback-Leibler divergence;
     "batchmean" is.
 
     Differs from torch: shapes must be equal, and "mean" does not warn.
@@ -182,7 +182,7 @@ def kl_div(
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean", "sum" or "batchmean", the sum divided by the first dimension.
-      log_target: whether `target` are logarithms.
+      log_target: whether `target` holds logarithms.
 
     Returns:
       A scalar, or one term per element for "none"; at least float32.

@@ -38,18 +38,18 @@ def linear_cross_entropy(
     """As torch.nn.functional.linear_cross_entropy, over what `jaxloss.linear_softmax_cross_entropy`
     is made of.
 
-    The cross entropy of `input @ linear_weight.T + linear_bias`, never holding all of these
-    logits. For "mean" and "sum" the gradient is made along with the loss, with three matrix
+    The cross entropy of `input @ linear_weight.T + linear_bias`, without ever holding all of these
+    logits. For "mean" and "sum" the gradient is computed along with the loss, with three matrix
     products in all.
 
-    Differs from torch: every derivative exists, `label_smoothing` and class probabilities need no
-    more memory than without, and what is said of `jaxloss.functional.cross_entropy`. torch's
-    `options` are `chunk_size` here.
+    Differs from torch as `jaxloss.functional.cross_entropy` does; also every derivative exists, and
+    `label_smoothing` and class probabilities need no extra memory. `chunk_size` replaces torch's
+    `options`.
 
     Args:
       input: features, floating-point, (in) or (N, in).
       linear_weight: (C, in), or (C, d1, …, dK, in), which needs a batched input. The kernel of
-        Flax's Dense or Linear is (in, C): give its `.T`, also where C = in hides the difference.
+        Flax's Dense or Linear is (in, C): pass its `.T`, even where C = in hides the difference.
       target: class indices, integer, (), (N) or (N, d1, …, dK); or class probabilities,
         floating-point, (C), (N, C) or (N, C, d1, …, dK).
       linear_bias: linear_weight's shape without `in`.
@@ -90,7 +90,7 @@ def linear_cross_entropy(
         checks.fail(ValueError, "linear_weight", rule, linear_weight.shape)
     classes, *places = linear_weight.shape[:-1]
     if places and input.ndim == 1:
-        rule = f"have shape (N, {features}), for `linear_weight` has places {tuple(places)}"
+        rule = f"have shape (N, {features}), since `linear_weight` has positions {tuple(places)}"
         checks.fail(ValueError, "input", rule, input.shape)
     if linear_bias is not None and jnp.shape(linear_bias) != (classes, *places):
         rule = f"have shape {(classes, *places)}"

@@ -71,7 +71,7 @@ def margin_ranking_loss(
     Args:
       input1: scores, floating-point, of any shape.
       input2: the scores to compare with, in the same shape.
-      target: 1 where `input1` should be ranked higher and -1 where `input2`, in the same shape.
+      target: 1 to rank `input1` higher and -1 to rank `input2` higher, in the same shape.
       margin: in the unit of the scores.
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
@@ -114,14 +114,14 @@ def multi_margin_loss(
     Differs from torch: a target outside [0, C) gives NaN for that example instead of an error.
 
     Args:
-      input: scores, floating-point, (C) or (N, C), or () of the only class.
+      input: scores, floating-point, (C) or (N, C), or () for a single class.
       target: class indices, integer, () or (N).
       p: 1 or 2.
       margin: in the unit of `input`.
       weight: one weight per class, shape (C,).
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
-      reduction: "none", "mean" or "sum". The mean divides by the number of examples, also with
+      reduction: "none", "mean" or "sum". The mean divides by the number of examples, even with
         `weight`.
 
     Returns:
@@ -167,7 +167,7 @@ def multilabel_margin_loss(
     Differs from torch: a target of C or more gives NaN for that example instead of an error.
 
     Args:
-      input: scores, floating-point, (C) or (N, C), or () of the only class.
+      input: scores, floating-point, (C) or (N, C), or () for a single class.
       target: class indices, integer, in the same shape: those before the first negative one are
         the labels.
       size_average: deprecated, see `reduction`.

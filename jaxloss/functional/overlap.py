@@ -1,4 +1,4 @@
-"""The Dice loss in torch's conventions, for the class `DiceLoss`, since torch has no function."""
+"""The Dice loss in torch's conventions, for the class `DiceLoss`; torch has no such function."""
 
 from __future__ import annotations
 

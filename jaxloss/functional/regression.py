@@ -150,7 +150,7 @@ def huber_loss(
     Args:
       input: floating-point array of any shape.
       target: array of the same shape.
-      reduction: "none", "mean" or "sum". The mean divides by the number of elements, also with
+      reduction: "none", "mean" or "sum". The mean divides by the number of elements, even with
         `weight`.
       delta: threshold between the squared and the absolute part, above 0.
       weight: one weight per element, in the shape of `input`.

@@ -1,4 +1,4 @@
-"""torch's and torchaudio's losses of sequences that are not aligned in time."""
+"""torch's and torchaudio's losses for sequences that are not aligned in time."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ def ctc_loss(
 ) -> jax.Array:
     """As torch.nn.functional.ctc_loss, over what `jaxloss.ctc_loss` is made of.
 
-    Differs from torch: the gradient is that with respect to `log_probs`, which need not be
-    normalized, where torch's is only right behind a log_softmax; without a path it is 0. Second
-    derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for that
-    example instead of an error. Float32 stays accurate for thousands of frames.
+    Differs from torch: the gradient is the derivative with respect to `log_probs`, which need not
+    be normalized, whereas torch's is right only after a log_softmax; if no path fits, it is 0.
+    Second derivatives exist. A target outside [0, C) or a length that does not fit gives NaN for
+    that example instead of an error. Float32 stays accurate for thousands of frames.
 
     Args:
       log_probs: log probabilities, floating-point, (T, N, C) or (T, C).
-      targets: integer array, without blanks: (N, S), padded behind the target lengths, or one
-        behind the other in one dimension. Unbatched (S). One behind the other, and known like
-        the target lengths, they are made rows of one of few sizes, so that few programs are
-        compiled. Under the caller's own `jax.jit` they are not known: it compiles for every total
-        length, and needs target lengths that are Python or numpy integers to stay small in
-        memory. Give it padded rows.
-      input_lengths: frames that take part in each example, at most T: (N), or () unbatched; an
-        integer array or Python integers.
-      target_lengths: targets of each example, as `input_lengths`.
+      targets: integer array, without blanks: (N, S), padded after the target lengths, or
+        concatenated in one dimension; unbatched (S). Concatenated targets whose values and lengths
+        are known are made into rows of one of few sizes, so that few programs are compiled. Under
+        your own `jax.jit` they are not known: it compiles for every total length, and needs target
+        lengths that are Python or numpy integers to save memory. Pass it padded rows instead.
+      input_lengths: how many frames of each example take part, at most T: (N), or () unbatched;
+        an integer array or Python integers.
+      target_lengths: how many targets each example has, given like `input_lengths`.
       blank: the index of the blank.
-      reduction: "none", "mean" or "sum". The mean is that of the losses divided by the target
-        lengths, of which 0 counts as 1.
-      zero_infinity: whether to make infinite losses 0.
+      reduction: "none", "mean" or "sum". The mean is that of each loss divided by its target
+        length, where a length of 0 counts as 1.
+      zero_infinity: whether infinite losses become 0.
 
     Returns:
       A scalar, or one loss per example for "none"; at least float32.
@@ -158,20 +157,20 @@ def rnnt_loss(
 
     Differs from torchaudio: second derivatives exist, and half precision is computed in float32. A
     target outside [0, C) or a length that does not fit gives NaN for that example instead of an
-    error. Without a path the loss is +inf and its gradient 0. Shapes are not cut to the greatest
+    error. If no path fits, the loss is +inf and its gradient 0. Shapes are not cut to the greatest
     lengths, and need not agree with them.
 
     Args:
-      logits: the joiner's output, floating-point, (N, T, U + 1, C), in row u of which u targets
-        have been read.
-      targets: integer array (N, U), without blanks, padded behind the target lengths.
-      logit_lengths: frames that take part in each example, at most T: (N).
-      target_lengths: targets of each example, at most U: (N).
+      logits: the joiner's output, floating-point, (N, T, U + 1, C): row u after u targets have
+        been read.
+      targets: integer array (N, U), without blanks, padded after the target lengths.
+      logit_lengths: how many frames of each example take part, at most T: (N).
+      target_lengths: how many targets each example has, at most U: (N).
       blank: the index of the blank; below 0 it counts from the end.
-      clamp: above 0, the greatest magnitude of an entry of the gradient of an example's own loss,
-        before the reduction. It may be traced.
+      clamp: if above 0, the bound on the magnitude of each entry in the gradient of an example's
+        loss, before the reduction. It may be traced.
       reduction: "none", "mean" or "sum". The mean is that of the losses.
-      fused_log_softmax: whether `logits` are logits; else they are log probabilities, and the
+      fused_log_softmax: whether `logits` are logits; if not, they are log probabilities, and the
         gradient is that with respect to these.
 
     Returns:
@@ -245,21 +244,21 @@ def forced_align(
 ) -> tuple[jax.Array, jax.Array]:
     """As torchaudio.functional.forced_align, over what `jaxloss.ctc_forced_alignment` is made of.
 
-    Differs from torchaudio: any batch size. What that raises an error for, too few frames, a blank
-    among the targets or a length that does not fit, gives the symbol -1 and the score -inf in each
-    frame of that example, and an error under checkify; a target outside [0, C) gives -1 and NaN.
-    Where several paths are equally good, one that reads targets later. The scores differentiate
-    along the path.
+    Differs from torchaudio: any batch size. Too few frames, a blank among the targets or a length
+    that does not fit, which are errors there, give the symbol -1 and the score -inf in each frame
+    of that example, and an error under checkify; a target outside [0, C) gives -1 and NaN. Of
+    several equally good paths it is one that reads targets later. The scores differentiate along
+    the path.
 
     Args:
       log_probs: log probabilities, taken as they are, floating-point (N, T, C).
-      targets: integer array (N, L), without blanks, padded behind the target lengths.
-      input_lengths: frames that take part in each example, at most T: (N); None for T.
-      target_lengths: targets of each example, at most L: (N); None for L.
+      targets: integer array (N, L), without blanks, padded after the target lengths.
+      input_lengths: how many frames of each example take part, at most T: (N); None for T.
+      target_lengths: how many targets each example has, at most L: (N); None for L.
       blank: the index of the blank.
 
     Returns:
-      The symbols (N, T) and their log probabilities (N, T); -1 and 0 behind the input lengths.
+      The symbols (N, T) and their log probabilities (N, T); -1 and 0 after the input lengths.
 
     Raises:
       TypeError: `log_probs` is not floating-point, or `targets` or a length not integer.

@@ -1,6 +1,6 @@
 """torch.nn's loss classes, and a few of their kind, as plain dataclasses: arguments, and the call.
 
-`jaxloss.nnx` and `jaxloss.linen` make Flax modules of them.
+`jaxloss.nnx` and `jaxloss.linen` turn them into Flax modules.
 """
 
 from jaxloss.modules.adaptive_softmax import (

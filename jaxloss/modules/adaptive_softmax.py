@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: the adaptive softmax and its layers."""
+"""torch.nn's loss classes: the adaptive softmax and its layers."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ class AdaptiveLogSoftmaxWithLoss(LinearLoss):
 
     Called with inputs (N, in_features) or (in_features) and targets (N) or (), it returns the log
     probabilities of the targets, `output`, and their negative mean, `loss`. The parameters are
-    named, laid out and initialised as torch's: `head.weight`, `head.bias`, and of cluster i
-    `tail.i.0.weight` for the projection and `tail.i.1.weight` for the classes. In NNX these are
-    the paths of the state; in Linen the layers' names have `_` for the inner dots, as below.
+    named, laid out and initialised as in torch: `head.weight`, `head.bias`, and for cluster i
+    `tail.i.0.weight`, the projection, and `tail.i.1.weight`, the classes. In NNX these are the
+    paths of the state; in Linen the names of the layers have `_` for inner dots, as shown below.
 
     Args:
       in_features: size of each input.
-      n_classes: number of classes, sorted by falling frequency.
+      n_classes: number of classes, which are numbered by falling frequency.
       cutoffs: the first class of each cluster, increasing, in [1, n_classes - 1].
-      div_value: each cluster has so many times fewer features than what comes before it.
+      div_value: how many times fewer features each cluster has than what comes before it.
       head_bias: whether the head has a bias.
-      dtype: of the computation, to which inputs and parameters are promoted; by default that of
-        the inputs and the parameters. Sums are in float32 at least.
+      dtype: of the computation, to which inputs and parameters are promoted; by default their
+        own. Sums are in float32 at least.
       param_dtype: of the parameters.
       kernel_init: initializer of all weights, called with a key, a shape and `param_dtype`;
         by default torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so
         that the fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
         `with_partitioning` it says how the parameter is sharded.
-      bias_init: likewise of the head's bias, called with the shape (outputs,), by default torch's.
-      rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
+      bias_init: likewise for the head's bias, called with the shape (outputs,); by default torch's.
+      rngs: NNX only: draws the initial parameters; Linen takes a key in `init`.
 
     Raises:
-      ValueError: a size is too small or no integer, `cutoffs` are no increasing integers in
+      ValueError: a size is too small or no integer, `cutoffs` are not increasing integers in
         [1, n_classes - 1], `div_value` is not positive, or it leaves a cluster without features. A
         call raises what `jaxloss.adaptive_softmax_cross_entropy` raises.
-      TypeError: a dtype is not floating-point, or an initializer not callable.
+      TypeError: a dtype is not floating-point, or an initializer is not callable.
 
     Example:
       >>> import jax.numpy as jnp

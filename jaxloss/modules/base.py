@@ -1,4 +1,4 @@
-"""What the classes share: torch's arguments as fields, arrays in them, the legacy reduction."""
+"""What the classes share: torch's arguments as fields, arrays among them, the legacy reduction."""
 
 from __future__ import annotations
 

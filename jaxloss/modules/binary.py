@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: binary cross entropies and soft margins."""
+"""torch.nn's loss classes: binary cross entropies and soft margins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes of contrastive losses, with the scale and the bias that are learnt along."""
+"""Contrastive losses as classes, with a learnt scale and bias."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from jaxloss.modules.layers import check_floating
 
 @dataclasses.dataclass(eq=False)
 class InfoNCELoss(Loss):
-    """InfoNCE with a learnt temperature, by which CLIP is trained; see `jaxloss.info_nce_loss`.
+    """InfoNCE with a learnt temperature, the loss of CLIP; see `jaxloss.info_nce_loss`.
 
     The parameter is `logit_scale`, the logarithm of the scale, 1 / temperature. The scale is held
-    at `max_scale`; beyond it the parameter has gradient 0, so clip it there after each step, as
-    CLIP does, and it may come down again. Call with `x1`, `x2` and, by keyword, `where`.
+    at `max_scale`, beyond which the parameter has gradient 0. As CLIP does, clip the parameter to
+    log `max_scale` after each step, so that it can come down again. Call with `x1`, `x2` and, by
+    keyword, `where`.
 
     Args:
-      temperature: the first one, above 0.
+      temperature: the initial one, above 0.
       max_scale: the largest scale, above 0.
-      symmetric: whether the rows of x2 are told apart as well.
-      reduction: "none", "mean" or "sum", of the pairs that take part.
+      symmetric: whether to find the row of x1 for each row of x2 as well.
+      reduction: "none", "mean" or "sum", over the pairs that take part.
       chunk_size: how many columns of similarities exist at a time, as in the function.
       axis_name: inside `jax.shard_map`, the mesh axis over which the pairs are sharded; the
-        reduction is then over those of all devices.
+        reduction is then over the pairs of all devices.
       param_dtype: of the parameter.
 
     Raises:
-      ValueError: the reduction is unknown, or `temperature`, `max_scale` or `chunk_size` not in
-        its range. A call raises what the function raises.
+      ValueError: the reduction is unknown, or `temperature`, `max_scale` or `chunk_size` is out of
+        range. A call raises what the function raises.
       TypeError: `param_dtype` is not floating-point.
 
     Example:
@@ -97,23 +98,23 @@ class InfoNCELoss(Loss):
 
 @dataclasses.dataclass(eq=False)
 class SigmoidContrastiveLoss(Loss):
-    """The pairwise sigmoid loss with a learnt scale and bias, by which SigLIP is trained; see
+    """The pairwise sigmoid loss with a learnt scale and bias, the loss of SigLIP; see
     `jaxloss.sigmoid_contrastive_loss`.
 
     The parameters are `logit_scale`, the logarithm of the scale, and `logit_bias`. Call with `x1`,
     `x2` and, by keyword, `where`.
 
     Args:
-      scale: the first one, above 0.
-      bias: the first one.
-      reduction: "none", "mean" (the paper's) or "sum", of the rows that take part.
+      scale: the initial one, above 0.
+      bias: the initial one.
+      reduction: "none", "mean" (the paper's) or "sum", over the rows that take part.
       chunk_size: how many columns of similarities exist at a time, as in the function.
       axis_name: inside `jax.shard_map`, the mesh axis over which the pairs are sharded; the
-        reduction is then over those of all devices.
+        reduction is then over the pairs of all devices.
       param_dtype: of the parameters.
 
     Raises:
-      ValueError: the reduction is unknown, or `scale` or `chunk_size` not in its range. A call
+      ValueError: the reduction is unknown, or `scale` or `chunk_size` is out of range. A call
         raises what the function raises.
       TypeError: `param_dtype` is not floating-point.
 

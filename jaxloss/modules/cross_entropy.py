@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: cross entropy of logits."""
+"""torch.nn's loss classes: cross entropy of logits."""
 
 from __future__ import annotations
 

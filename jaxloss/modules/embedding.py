@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: cosines and triplets."""
+"""torch.nn's loss classes: cosines and triplets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TripletMarginLoss(Loss):
       margin: above 0, in the unit of the distance.
       p: the degree of the norm.
       eps: added to every difference.
-      swap: whether a negative closer to the positive than to the anchor counts from there.
+      swap: whether to measure a negative from the positive where that is closer than the anchor.
       size_average: deprecated, see `reduction`.
       reduce: deprecated, see `reduction`.
       reduction: "none", "mean" or "sum".
@@ -108,14 +108,15 @@ class TripletMarginLoss(Loss):
 
 @dataclasses.dataclass(eq=False)
 class TripletMarginWithDistanceLoss(Loss):
-    """Triplet margin loss under a distance of one's own, as torch.nn.TripletMarginWithDistanceLoss;
-    see `jaxloss.functional.triplet_margin_with_distance_loss`.
+    """Triplet margin loss with a distance function of your own, as
+    torch.nn.TripletMarginWithDistanceLoss; see
+    `jaxloss.functional.triplet_margin_with_distance_loss`.
 
     Args:
       distance_function: maps two batches to one distance per pair, and may be a Flax module;
         `pairwise_distance` if None.
       margin: above 0, in the unit of the distance.
-      swap: whether a negative closer to the positive than to the anchor counts from there.
+      swap: whether to measure a negative from the positive where that is closer than the anchor.
       reduction: "none", "mean" or "sum".
 
     Raises:

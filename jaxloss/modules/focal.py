@@ -1,4 +1,4 @@
-"""The focal loss as a class, which torch lacks and its neighbours have."""
+"""The focal loss as a class, which other libraries have and torch lacks."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ class FocalLoss(Loss):
 
     loss = w (1 - p)^γ nll, with nll = -log p and p the probability of the right answer.
 
-    As all classes here it has torch's layout: the input is (N, C) or (N, C, d1, …, dK). What the
-    target is says which loss that is:
+    Like all classes here it has torch's layout: the input is (N, C) or (N, C, d1, …, dK). The kind
+    of target decides which focal loss it is:
 
-    - class indices, (N) or (N, d1, …, dK): the softmax over the classes, as
+    - class indices, (N) or (N, d1, …, dK): a softmax over the classes, as in
       `jaxloss.softmax_focal_loss_with_integer_labels` and `CrossEntropyLoss`. A target outside
       [0, C) that is not `ignore_index` gives NaN for that example.
-    - 1 and 0 (or probabilities) in the shape of the input, which may leave out the class axis where
-      C is 1: each element is a question of its own, as in `jaxloss.sigmoid_focal_loss` and
-      `BCEWithLogitsLoss`. One-hot targets of a softmax are indices after `argmax(1)`.
+    - 1 and 0 (or probabilities) in the shape of the input; if C is 1, the class axis may be left
+      out. Each element is a question of its own, as in `jaxloss.sigmoid_focal_loss` and
+      `BCEWithLogitsLoss`. For a softmax turn one-hot targets into indices with `argmax(1)`.
 
-    For γ = 0 it is the cross entropy, whose mean is not divided by weights, though. Values are
-    right for confident logits; when nothing takes part the mean is NaN, but its gradient 0.
+    With γ = 0 it is the cross entropy, except that the mean does not divide by the weights. Values
+    are right for confident logits; when nothing takes part the mean is NaN, but its gradient is 0.
 
-    Others' losses in these arguments: torchvision's `sigmoid_focal_loss` has alpha=0.25,
-    reduction="none"; MONAI's `FocalLoss` these defaults, and Keras's `BinaryFocalCrossentropy` too,
-    or alpha=0.25 with `apply_class_balancing`; theirs with a softmax take indices, Keras's
-    `CategoricalFocalCrossentropy` weight=jnp.full(C, 0.25), and so does kornia's `FocalLoss` for
-    its alpha. segmentation_models_pytorch's takes 1 and 0, with `mode="multiclass"` one-hot, of
-    which it adds the classes up: C times the mean.
+    Other libraries' losses in these arguments: torchvision's `sigmoid_focal_loss` is alpha=0.25,
+    reduction="none". MONAI's `FocalLoss` and Keras's `BinaryFocalCrossentropy` are the defaults
+    here, the latter with `apply_class_balancing` alpha=0.25. For a softmax pass class indices:
+    Keras's `CategoricalFocalCrossentropy` is weight=jnp.full(C, 0.25). MONAI's with `use_softmax`
+    and kornia's `FocalLoss` also average over the classes, which makes a C-th of the mean here;
+    kornia's alpha is a weight of 1 - alpha for class 0 and alpha for all others.
+    segmentation_models_pytorch's `FocalLoss` takes 1 and 0, one-hot with `mode="multiclass"`, and
+    adds up the classes: C times the mean.
 
     Args:
-      alpha: the weight of 1 against that of 0, α and 1 - α, in [0, 1]; a number. Not for class
-        indices.
+      alpha: α in [0, 1], the weight of targets of 1, where that of 0 is 1 - α; a number. Not for
+        class indices.
       gamma: γ, 0 or more, how fast the weight falls; a number.
-      weight: one factor per class, shape (C,), which the mean does not divide by; a buffer, not
+      weight: one factor per class, shape (C,), by which the mean does not divide; a buffer, not
         trained.
-      ignore_index: the target that does not take part, of either kind.
+      ignore_index: the target of what does not take part, for either kind of target.
       reduction: "none", "mean" or "sum".
 
     Raises:

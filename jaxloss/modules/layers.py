@@ -1,4 +1,4 @@
-"""What the classes with linear layers share: dtypes, and initial parameters as torch's."""
+"""What the classes with linear layers share: dtypes, and torch's initial parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: negative log likelihoods and the Kullback-Leibler divergence."""
+"""torch.nn's loss classes: negative log likelihoods and the Kullback-Leibler divergence."""
 
 from __future__ import annotations
 

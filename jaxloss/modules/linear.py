@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: cross entropy of a linear layer's outputs."""
+"""torch.nn's loss classes: cross entropy of a linear layer's outputs."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ class LinearCrossEntropyLoss(LinearLoss):
     torch.nn.LinearCrossEntropyLoss; see `jaxloss.functional.linear_cross_entropy`.
 
     The layer is the module's own: `linear.weight` of shape (C·d1·…·dK, in_features) and
-    `linear.bias`, laid out and initialised as torch's. For an embedding tied to the output call
+    `linear.bias`, laid out and initialised as in torch. For an embedding tied to the output, call
     the function with its table. The kernel of Flax's Dense or Linear is (in_features, classes):
-    load its `.T`, also where a square one would go in as it is.
+    load its `.T`, even where it is square and would be accepted as it is.
 
     Args:
       in_features: size of each input.
       num_classes: C.
-      out_features: (d1, …, dK), the positions that each input has a target for.
-      bias: whether the layer has one.
+      out_features: (d1, …, dK), the positions for which each input has a target.
+      bias: whether the layer has a bias.
       reduction: "none", "mean" or "sum".
       weight: one weight per class, shape (C,); a buffer, not trained.
       ignore_index: the class index of targets that do not take part, -100 by default.
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
       chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
-      dtype: of the computation, to which inputs and parameters are promoted; by default that of
-        the inputs and the parameters. Sums are in float32 at least.
+      dtype: of the computation, to which inputs and parameters are promoted; by default their
+        own. Sums are in float32 at least.
       param_dtype: of the parameters.
       kernel_init: initializer of `linear.weight`, called with a key, a shape and `param_dtype`;
         by default torch's, uniform in ±1/√inputs. The shape is (outputs, inputs) as in torch, so
         that the fan-in is axis -1: `variance_scaling(..., in_axis=-1, out_axis=-2)`. Within Flax's
         `with_partitioning` it says how the parameter is sharded.
-      bias_init: likewise of `linear.bias`, called with the shape (outputs,), by default torch's.
-      rngs: NNX only: where the initial parameters are drawn; Linen takes a key in `init`.
+      bias_init: likewise for `linear.bias`, called with the shape (outputs,); by default torch's.
+      rngs: NNX only: draws the initial parameters; Linen takes a key in `init`.
 
     Raises:
       ValueError: the reduction is unknown, a size is negative or no integer, `weight` has another
         shape, or `label_smoothing` is not in [0, 1]. A call raises what the function raises.
-      TypeError: a dtype is not floating-point, or an initializer not callable.
+      TypeError: a dtype is not floating-point, or an initializer is not callable.
 
     Example:
       >>> import jax

@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: scores that must win by a margin."""
+"""torch.nn's loss classes: scores that must win by a margin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Dice loss as a class, which torch lacks and its neighbours have."""
+"""The Dice loss as a class, which other libraries have and torch lacks."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from jaxloss.modules.base import Loss, value_of
 class DiceLoss(Loss):
     """Dice loss of logits: what predicted and true regions do not have in common.
 
-    loss = 1 - (2 Σ p t + 2 smooth) / (Σ p + Σ t + 2 smooth), the sums over the pixels of each
-    example and class, as `jaxloss.dice_loss` has it for classes that stand last.
+    loss = 1 - (2 Σ p t + 2 smooth) / (Σ p + Σ t + 2 smooth), with sums over the pixels of each
+    example and class, as in `jaxloss.dice_loss`, where classes are the last axis.
 
-    As all classes here it has torch's layout: the input is (N, C) or (N, C, d1, …, dK). What the
-    target is says what the probabilities p are, as in `FocalLoss`:
+    Like all classes here it has torch's layout: the input is (N, C) or (N, C, d1, …, dK). As in
+    `FocalLoss`, the kind of target decides what the probabilities p are:
 
     - class indices, (N) or (N, d1, …, dK): the softmax over the classes. A target outside [0, C)
       that is not `ignore_index` gives NaN for that example, and with `batch` for all.
-    - 1 and 0 (or probabilities) in the shape of the input, which may leave out the class axis where
-      C is 1: the sigmoid of each element. One-hot targets of a softmax are indices after
+    - 1 and 0 (or probabilities) in the shape of the input; if C is 1, the class axis may be left
+      out: the sigmoid of each element. For a softmax turn one-hot targets into indices with
       `argmax(1)`.
 
-    Small losses keep their digits. With `smooth` 0 a class that is neither there nor predicted is
-    perfect. When nothing takes part the mean is NaN, but its gradient 0.
+    Small losses keep their digits. With `smooth` 0, a class that is neither present nor predicted
+    has loss 0. When nothing takes part the mean is NaN, but its gradient is 0.
 
-    Others' losses in these arguments: MONAI's `DiceLoss` has smooth=5e-6, and its
+    Other libraries' losses in these arguments: MONAI's `DiceLoss` has smooth=5e-6, and its
     `include_background=False` is `ignore_background=True`; segmentation_models_pytorch's has
     smooth=0.0, batch=True (and leaves out the loss of a class that is nowhere); kornia's has
     smooth=5e-9 (and by default also adds up the classes). Keras's `Dice` takes probabilities: see
     `jaxloss.dice_loss`.
 
     Args:
-      smooth: added to both sides of the quotient, twice, 0 or more; a number.
+      smooth: 0 or more, added twice to the numerator and to the denominator; a number.
       batch: whether the pixels of all examples are counted together, so that there is one loss
         per class.
-      ignore_background: whether class 0 is left out, where there is another.
-      weight: one factor per class, shape (C,), which the mean does not divide by; a buffer, not
+      ignore_background: whether class 0 is left out, unless it is the only one.
+      weight: one factor per class, shape (C,), by which the mean does not divide; a buffer, not
         trained.
-      ignore_index: the target of pixels that do not take part, of either kind.
+      ignore_index: the target of pixels that do not take part, for either kind of target.
       reduction: "none" for one loss per example and class, (N, C), or with `batch` per class, (C,),
         one class fewer with `ignore_background`; "mean" or "sum". The mean does not count regions
-        of which nothing takes part.
+        in which nothing takes part.
 
     Raises:
       ValueError: the reduction is unknown. A call also raises it for shapes that do not fit and

@@ -1,4 +1,4 @@
-"""torch.nn's classes of losses: regression: L1, MSE, smooth L1 and Huber."""
+"""torch.nn's loss classes: regression by L1, MSE, smooth L1 and Huber."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.nn's and torchaudio's classes of losses of sequences that are not aligned in time."""
+"""torch.nn's and torchaudio's loss classes for sequences that are not aligned in time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class CTCLoss(Loss):
 
     Args:
       blank: the index of the blank.
-      reduction: "none", "mean" or "sum". The mean is that of the losses divided by the target
-        lengths.
-      zero_infinity: whether to make infinite losses 0.
+      reduction: "none", "mean" or "sum". The mean is that of each loss divided by its target
+        length.
+      zero_infinity: whether infinite losses become 0.
 
     Raises:
       ValueError: the reduction is unknown. A call raises what the function raises.
@@ -68,9 +68,10 @@ class RNNTLoss(Loss):
 
     Args:
       blank: the index of the blank; below 0 it counts from the end.
-      clamp: above 0, the greatest magnitude of an entry of the gradient of an example's own loss.
+      clamp: if above 0, the bound on the magnitude of each entry in the gradient of an example's
+        loss, before the reduction.
       reduction: "none", "mean" or "sum".
-      fused_log_softmax: whether the input are logits; else they are log probabilities.
+      fused_log_softmax: whether the inputs are logits; if not, they are log probabilities.
 
     Raises:
       ValueError: the reduction is unknown. A call raises what the function raises.

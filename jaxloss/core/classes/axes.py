@@ -1,4 +1,4 @@
-"""The class dimensions of an array: sums, counts and indices over them, here and over a mesh."""
+"""The class dimensions of an array: sums, counts and indices over them, locally and over a mesh."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class ClassAxes:
     def is_first_largest(self, x: jax.Array) -> jax.Array:
         """True at one largest entry of each example, the first of those along each axis.
 
-        Found by its index: where XLA rounds x differently in two readings, no entry may equal the
-        maximum.
+        Found by its index: where XLA rounds x differently in two readings, perhaps no entry equals
+        the maximum.
         """
         found = jnp.ones_like(x, bool)
         for axis in self.axes:

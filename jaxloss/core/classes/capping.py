@@ -1,4 +1,4 @@
-"""Logits before their softmax: capped, without the classes that take no part, at a temperature."""
+"""Logits before their softmax: capped, masked and divided by a temperature."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxloss.core.classes.axes import ClassAxes
 
 
 class Given(NamedTuple):
-    """Logits as a caller has them, and what becomes of them; None for what does not."""
+    """Logits as a caller passes them, and what is done to them; None for what is not done."""
 
     logits: jax.Array  # Halves are widened each time that they are read.
     where: jax.Array | None = None

@@ -1,4 +1,4 @@
-"""Several labels of each example, (..., K): where they point, and what stands there."""
+"""Several labels for each example, (..., K): where they point, and what is found there."""
 
 from __future__ import annotations
 

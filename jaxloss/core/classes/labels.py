@@ -1,7 +1,7 @@
-"""Where labels point: one-hot by comparison, bad labels, and the weights of classes.
+"""Where labels point: one-hot by comparison, bad labels, and class weights.
 
 Derivatives compare labels with the indices of the classes, which keeps scatters out of the backward
-pass and works on classes that are sharded over a mesh.
+pass and also works for classes that are sharded over a mesh.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find(
     *,
     names: tuple[str, str],
 ) -> Labels:
-    """Checks labels and finds each one's class among `scores`; `names` are theirs in errors.
+    """Checks labels and finds the class of each among `scores`; `names` are for errors.
 
     Over several class axes a label is a flat index, the last axis fastest.
     """

@@ -16,7 +16,7 @@ from jaxloss.core.classes.capping import Given
 def prepared(given: Given, classes: ClassAxes) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The scores; each example's peak, 0 where none is finite; which examples take part.
 
-    The peak is made of that of the logits as they are, which saves capping all of them for it.
+    The peak comes from that of the logits as they are, so that not all have to be capped for it.
     """
     logits, where = given.logits, given.where
     plain = given.masked(logits.astype(checks.wide(logits.dtype)), classes)
@@ -42,7 +42,7 @@ def log_of_sum(exps: jax.Array, classes: ClassAxes) -> tuple[jax.Array, jax.Arra
 
 
 def others_of(exps: jax.Array) -> jax.Array:
-    """The exponentials, but 0 at a class that is alone at the peak."""
+    """The exponentials, but 0 for a class that is alone at the peak."""
     # XLA may round a logit differently wherever it reads it, so that none need equal the peak, nor
     # any of these be 1. The others are those below 0.5; a selection would be stored on a CPU.
     return exps - lax.stop_gradient(exps * jnp.round(exps))

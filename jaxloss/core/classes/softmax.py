@@ -1,4 +1,4 @@
-"""Probabilities by softmax, each with what it leaves to the others, which does not cancel."""
+"""Softmax probabilities p, each with a 1 - p that does not cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses that tell the examples that belong together from all others of a batch."""
+"""Losses that tell examples that belong together from all others of a batch."""
 
 from __future__ import annotations
 
@@ -33,34 +33,32 @@ def info_nce_loss(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
-    """InfoNCE, by which CLIP is trained: which row of x2 belongs to a row of x1, and which of x1
-    to one of x2.
+    """InfoNCE, the loss of CLIP: which row of x2 belongs to each row of x1, and vice versa.
 
     loss_i = -log softmax_j(x1_i · x2_j / temperature)_i; if `symmetric`, the mean of that and of
-    -log softmax_j(x1_j · x2_i / temperature)_i. An example without any other has loss 0.
+    -log softmax_j(x1_j · x2_i / temperature)_i. An example with no other beside it has loss 0.
 
-    Embeddings are taken as they are: normalise them before. Half embeddings go into the products
-    as they are, summed in float32; the gradient of the similarities is rounded to their dtype
-    before its own products, unless `jax.default_matmul_precision` is "highest". That holds for
-    products of float32 as well, which TPUs and GPUs round by default.
+    Embeddings are taken as they are: normalise them first. Half embeddings go into the products
+    as they are, and sums are in float32; the gradient of the similarities is rounded to their dtype
+    before its own products, unless `jax.default_matmul_precision` is "highest". The same setting
+    governs products of float32, which TPUs and GPUs round by default.
 
-    Similarities exist for a few columns at a time, in either direction of differentiation; they
-    are made once for both terms of a symmetric loss. On a mesh whose axis types are explicit, and
-    inside `jax.shard_map` with `axis_name`, rows stay where they are, and the embeddings of x2 go
-    round from device to device, at no time all of them on one. With automatic axis types the
-    compiler decides.
+    Similarities exist for a few columns at a time, forwards and backwards; both terms of a
+    symmetric loss share them. On a mesh with explicit axis types, and inside `jax.shard_map` with
+    `axis_name`, rows stay where they are, and the embeddings of x2 go round from device to device,
+    never all on one. With automatic axis types the compiler decides.
 
     Args:
       x1: floating-point array (N, D).
       x2: likewise; row i belongs to row i of `x1`.
       temperature: above 0.
       where: boolean, (N,) or (1,): the pairs that take part. The others count neither as examples
-        nor as contrast, may hold anything, and have loss and gradient 0.
-      symmetric: whether the rows of x2 are told apart as well.
+        nor as contrast, have loss and gradient 0, and may hold anything.
+      symmetric: whether to find the row of x1 for each row of x2 as well.
       chunk_size: how many columns of similarities exist at a time. By default as many as make 4
         million similarities, or min(D, 1024) where that is more.
-      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
-        of all devices are the contrast.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded; the
+        examples of all devices are the contrast.
 
     Returns:
       One loss per pair, (N,); at least float32.
@@ -108,24 +106,24 @@ def sigmoid_contrastive_loss(
     chunk_size: int | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
-    """The pairwise sigmoid loss, by which SigLIP is trained: whether two rows belong together.
+    """The pairwise sigmoid loss, the loss of SigLIP: whether two rows belong together.
 
-    loss_i = Σ_j log(1 + exp(-z_ij (scale x1_i · x2_j + bias))), z_ij = 1 for i = j and -1 else.
-    The paper's loss is the mean of them, that is Σ_ij / N.
+    loss_i = Σ_j log(1 + exp(-z_ij (scale x1_i · x2_j + bias))), with z_ij = 1 for i = j, else -1.
+    The paper's loss is the mean of these over i.
 
     Products, memory and meshes as in `info_nce_loss`.
 
     Args:
       x1: floating-point array (N, D).
       x2: likewise; row i belongs to row i of `x1`.
-      scale: of the similarities, the inverse of a temperature. SigLIP learns its logarithm, log 10
-        at first.
-      bias: added to the similarities. SigLIP learns it, -10 at first.
+      scale: factor of the similarities, the inverse of a temperature. SigLIP learns its logarithm,
+        starting from log 10.
+      bias: added to the similarities. SigLIP learns it, starting from -10.
       where: boolean, (N,) or (1,): the pairs that take part. The others count neither as examples
-        nor as contrast, may hold anything, and have loss and gradient 0.
+        nor as contrast, have loss and gradient 0, and may hold anything.
       chunk_size: how many columns of similarities exist at a time, as in `info_nce_loss`.
-      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
-        of all devices are the contrast.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded; the
+        examples of all devices are the contrast.
 
     Returns:
       One loss per row of `x1`, (N,); at least float32.
@@ -174,20 +172,20 @@ def supervised_contrastive_loss(
     """The supervised contrastive loss: which of the other examples have the same label.
 
     loss_i = mean over the positives p of -log exp(s_ip) / Σ_{a ≠ i} exp(s_ia), with s_ij =
-    embeddings_i · embeddings_j / temperature; the positives are the other examples of the label.
-    It is the paper's outer form. 0, with gradient 0, for an example without a positive.
+    embeddings_i · embeddings_j / temperature; the positives are the other examples with the same
+    label. This is L_out of the paper. An example without a positive has loss and gradient 0.
 
     Products, memory and meshes as in `info_nce_loss`.
 
     Args:
-      embeddings: floating-point array (N, D), taken as they are: normalise them before.
-      labels: integer array (N,): the same for examples that belong together. Any integers.
+      embeddings: floating-point array (N, D), taken as they are: normalise them first.
+      labels: integer array (N,), equal for examples that belong together; any integers.
       temperature: above 0.
       where: boolean, (N,) or (1,): the examples that take part. The others count neither as
-        examples nor as contrast, may hold anything, and have loss and gradient 0.
+        examples nor as contrast, have loss and gradient 0, and may hold anything.
       chunk_size: how many columns of similarities exist at a time, as in `info_nce_loss`.
-      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded: those
-        of all devices are the contrast, and labels are compared between devices.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the examples are sharded; the
+        examples of all devices are the contrast, and labels are compared between devices.
 
     Returns:
       One loss per example, (N,); at least float32.

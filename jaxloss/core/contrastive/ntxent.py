@@ -1,4 +1,4 @@
-"""Embeddings of a batch against one another."""
+"""NT-Xent: the embeddings of a batch against one another."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def ntxent(
 ) -> jax.Array:
     """Normalised temperature-scaled cross entropy (NT-Xent), the mean over all positive pairs.
 
-    loss = mean over pairs i ≠ j of one label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), k
-    over the examples of other labels, with s = cos / temperature.
+    loss = mean over pairs i ≠ j of one label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), with
+    k over the examples of other labels and s = cos / temperature.
 
-    0, with gradient 0, where there is no such pair, and where all labels are the same.
+    0, with gradient 0, if there is no such pair, or if all labels are the same.
 
     Args:
       embeddings: floating-point array (N, D), of any length.
-      labels: integer array (N,): the same for examples that belong together. Any integers.
+      labels: integer array (N,), equal for examples that belong together; any integers.
       temperature: above 0.
-      where: boolean, (N,) or (1,): the examples that take part, neither as one of a pair nor as
-        contrast else. The others may hold anything.
+      where: boolean, (N,) or (1,): the examples that take part. The others count neither in pairs
+        nor as contrast, and may hold anything.
 
     Returns:
       A scalar; at least float32.
@@ -66,18 +66,18 @@ def ntxent_per_example(
 ) -> jax.Array:
     """Normalised temperature-scaled cross entropy (NT-Xent) of each example.
 
-    loss_i = mean over j ≠ i of the same label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), k
-    over the examples of other labels, with s = cos / temperature. `ntxent` is their mean, each
-    counted as often as it has such a j.
+    loss_i = mean over j ≠ i of the same label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), with
+    k over the examples of other labels and s = cos / temperature. `ntxent` is the mean of these,
+    weighted by how many such j each i has.
 
-    0, with gradient 0, where an example has none, and where all labels are the same.
+    0, with gradient 0, if an example has no such j, or if all labels are the same.
 
     Args:
       embeddings: floating-point array (N, D), of any length.
-      labels: integer array (N,): the same for examples that belong together. Any integers.
+      labels: integer array (N,), equal for examples that belong together; any integers.
       temperature: above 0.
-      where: boolean, (N,) or (1,): the examples that take part, neither as one of a pair nor as
-        contrast else. The others may hold anything: their loss and gradient are 0.
+      where: boolean, (N,) or (1,): the examples that take part. The others count neither in pairs
+        nor as contrast, have loss and gradient 0, and may hold anything.
 
     Returns:
       One loss per example, (N,); at least float32.

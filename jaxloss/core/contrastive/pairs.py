@@ -1,8 +1,8 @@
-"""Numbers for each example, of its similarities to all others: in blocks, around the ring.
+"""Numbers for each example from its similarities to all others: in blocks, around the ring.
 
-A block has all rows of this device and some of the columns. Its similarities exist while it is
+A block has all rows of this device and some of the columns. Its similarities exist only while it is
 worked on: once for the numbers, and once more for their gradient. Where examples are spread over
-devices the rows stay, and the columns go round from device to device together with what is summed
+devices the rows stay, and the columns go round from device to device, together with what is summed
 for them, until they are home again.
 """
 

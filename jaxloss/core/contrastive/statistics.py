@@ -1,7 +1,7 @@
-"""What is summed over the pairs of an example: in parts, which merge, and by its derivative.
+"""What is summed over the pairs of an example: in parts that merge, with its derivative.
 
-The parts are a peak and a total, and nothing yet is zeros: so that blocks of pairs can be merged in
-any order, on any device.
+The parts are a peak and a total, both 0 before anything is summed, so that blocks of pairs can be
+merged in any order, on any device.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Losses of a linear layer's outputs, without all logits at once."""
+"""Losses of a linear layer's outputs, without holding all logits at once."""

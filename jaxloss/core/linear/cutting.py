@@ -1,4 +1,4 @@
-"""Examples cut into portions and blocks, of a size that suits every device, and put together."""
+"""Examples cut into portions and blocks that suit every device, and put together again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a linear layer's softmax is from a teacher's, neither's logits ever held whole."""
+"""How far a linear layer's softmax is from a teacher's, without all logits of either at once."""
 
 from __future__ import annotations
 
@@ -42,37 +42,37 @@ def linear_softmax_divergence(
     """Generalized Jensen-Shannon divergence of a teacher P and a student Q, two linear layers.
 
     loss = β KL(P ‖ M) + (1-β) KL(Q ‖ M), M = β P + (1-β) Q; at β = 0 it is KL(P ‖ Q), the usual
-    distillation, and at β = 1 KL(Q ‖ P). The formula itself tends to 0 at both ends: these are the
-    limits of what it is divided by β and by 1-β.
+    distillation, and at β = 1 KL(Q ‖ P). The formula itself tends to 0 at both ends; these are the
+    limits of the formula divided by β and by 1-β.
 
-    P and Q are the softmax of each layer's `inputs @ kernel.T + bias`, of which only a few rows
-    exist at a time, in either direction of differentiation.
+    P and Q are the softmax of each layer's `inputs @ kernel.T + bias`. Only a few rows of these
+    logits exist at a time, forwards and backwards.
 
-    At least 0, and accurate to rounding where the two agree. A class that both exclude by a logit
-    of -inf is absent; where only the student does, KL(P ‖ Q) is +inf with a finite gradient for the
-    student, an infinite one for the teacher, and NaN for a temperature. The teacher has a gradient
-    like any argument; one that nobody asks for costs nothing. Nothing is multiplied by the
-    temperature squared.
+    At least 0, and accurate to rounding where the two agree. A class with logits of -inf in both is
+    absent. Where only the student's is -inf, KL(P ‖ Q) is +inf, with a gradient that is finite for
+    the student, infinite for the teacher, and NaN for the temperature. The teacher has a gradient
+    like any argument, which costs nothing where it is not asked for. The loss is not multiplied by
+    the square of the temperature.
 
     For half operands, blocks and meshes see `linear_softmax_cross_entropy`; on explicit meshes the
-    teacher is laid as the student.
+    teacher's arrays are laid out like the student's.
 
     Args:
       inputs: floating-point array (..., D), the student's features.
       kernel: (C, D), the student's weights, one row per class.
-      teacher_inputs: (..., D'), the teacher's features; D' may be another number.
+      teacher_inputs: (..., D'), the teacher's features; D' may differ from D.
       teacher_kernel: (C, D'), the teacher's weights for the same classes.
       bias: (C,), the student's.
       teacher_bias: (C,), the teacher's.
       where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.
         The others have loss and gradient 0, whatever student and teacher hold.
-      temperature: by which the logits of both are divided, after the soft cap; positive.
+      temperature: what the logits of both are divided by, after the soft cap; positive.
       beta: β in [0, 1], a Python number.
       softcap: logits of both become softcap · tanh(logits / softcap); positive.
-      chunk_size: bounds the memory: the logits of each that exist at a time are about as many as
-        `chunk_size` classes have for all examples, and at least those of one example.
+      chunk_size: bounds the memory: of each, about as many logits exist at a time as `chunk_size`
+        classes have over all examples, and at least those of one example.
       precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
-        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
+        gradient of the logits in float32, instead of rounding it to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; kernels
         and biases are then the local part.
 

@@ -1,4 +1,4 @@
-"""A problem of linear layers solved: cut for its devices, worked through, put together."""
+"""A problem of linear layers, solved: cut for its devices, worked through, put together again."""
 
 from __future__ import annotations
 

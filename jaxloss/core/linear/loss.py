@@ -1,4 +1,4 @@
-"""Softmax cross entropy of a linear layer's outputs, of which only a few rows exist at a time."""
+"""Softmax cross entropy of a linear layer's outputs, which are made only a few rows at a time."""
 
 from __future__ import annotations
 
@@ -51,48 +51,48 @@ def linear_softmax_cross_entropy(
     """Cross entropy between the softmax of `inputs @ kernel.T + bias` and the labels.
 
     loss = softmax_cross_entropy(logits, labels), logits_c = inputs · kernel_c + bias_c, without
-    ever holding the logits of all examples, in either direction of differentiation.
+    ever holding the logits of all examples, neither forwards nor backwards.
 
     Everything else is as in `softmax_cross_entropy_with_integer_labels`, and for class
-    probabilities as in `softmax_cross_entropy`. A bad label gives NaN in its own loss and the
-    gradient of its own input; the gradient of the kernel, which all examples share, is NaN then.
+    probabilities as in `softmax_cross_entropy`. A bad label gives NaN in its own loss, in the
+    gradient of its own input, and in that of the kernel, which all examples share.
     The gradient of a sum or mean is cheaper from `jaxloss.functional.linear_cross_entropy`, which
-    makes it along with the loss.
+    computes it along with the loss.
 
-    Half operands go into the matrix products as they are, and are summed in float32; so are the
+    Half operands go into the matrix products as they are, and sums are in float32, also over the
     blocks of the kernel's gradient. The gradient of the logits is rounded to the operands' dtype
     before its two products, unless `precision` is "highest". A float32 operand widens the other.
 
     Examples are taken in blocks. On one device the gradients of half logits are kept for several
-    blocks at a time, so that their products are large: in as much memory as the kernel has in
-    float32, or with `chunk_size` that of a block.
+    blocks at a time, so that their products are large. That takes as much memory as the kernel in
+    float32, or with `chunk_size` as much as a block.
 
-    On a mesh, examples and classes stay where they are, and what is computed is bounded on each
-    device. With explicit axis types, and inside `jax.shard_map` with `axis_name`, each device works
+    On a mesh, examples and classes stay where they are, and the memory on each device is bounded.
+    With explicit axis types, and inside `jax.shard_map` with `axis_name`, each device works
     through its own examples and its own classes, and only numbers per example travel; a kernel
-    whose features are sharded as the examples are is gathered once, and its gradient scattered
-    once. With automatic axis types the compiler decides; let it know the mesh by `jax.set_mesh`,
-    after which the blocks are made for all of its devices together. Where a half kernel's features
-    are sharded it may still gather it for every block: use explicit axes there.
+    whose features are sharded like the examples is gathered once, and its gradient scattered
+    once. With automatic axis types the compiler decides; tell it the mesh with `jax.set_mesh`,
+    and the blocks are made for all devices together. It may still gather a half kernel with
+    sharded features for every block: use explicit axes there.
 
     Args:
       inputs: floating-point array (..., D), features.
-      kernel: (C, D), one row of weights per class: the table of a tied embedding as it is. That
-        of Flax's Dense or Linear is (D, C): give its `.T`. Where C = D nothing tells the two
-        apart, and the loss without `.T` is another one.
+      kernel: (C, D), one row of weights per class, as in the table of a tied embedding. Flax's
+        Dense and Linear have (D, C): pass its `.T`. Where C = D nothing tells the two apart, and
+        without `.T` the loss is a wrong one.
       labels: class indices, integer (...), or class probabilities, floating-point (..., C).
       bias: (C,).
       where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.
         The others have loss and gradient 0, whatever they hold.
       class_weights: one weight per class, shape (C,).
       label_smoothing: the share of the label spread evenly over the classes, in [0, 1].
-      z_loss: factor of the squared log normalizer, which keeps it near 0.
-      softcap: a positive number, the bound of logits, which become softcap·tanh(logits / softcap).
-      chunk_size: bounds the memory: the logits that exist at a time are about as many as
-        `chunk_size` classes have for all examples, and at least those of one example. By default
-        4 million, or those of min(D, 1024) examples where that is more.
+      z_loss: factor of the squared log normalizer, a term that keeps the normalizer near 1.
+      softcap: a positive bound on the logits, which become softcap·tanh(logits / softcap).
+      chunk_size: bounds the memory: about as many logits exist at a time as `chunk_size` classes
+        have over all examples, and at least those of one example. By default 4 million logits, or
+        those of min(D, 1024) examples where that is more.
       precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
-        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
+        gradient of the logits in float32, instead of rounding it to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices, and `kernel`, `bias` and `class_weights` the local part.
 

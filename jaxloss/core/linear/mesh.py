@@ -1,4 +1,4 @@
-"""How the arrays lie on a mesh: by explicit axes each device works on what it holds."""
+"""How the arrays lie on a mesh: with explicit axes, each device works on what it holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loop over blocks of examples, of which some may be skipped."""
+"""A loop over blocks of examples that can skip some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a linear layer's softmax says of its labels, of which only a few rows exist at a time."""
+"""What a linear layer's softmax says about labels and itself, without all logits at once."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def linear_softmax_statistics(
     """Log-probabilities of labels, log normalizer, entropy and prediction of a linear layer.
 
     `softmax_statistics(inputs @ kernel.T + bias, labels)`, without ever holding the logits of all
-    examples, in either direction of differentiation: for policies (`log_prob`, `entropy`), for a
-    teacher's most likely classes (several labels), for perplexity and accuracy in one pass.
+    examples, neither forwards nor backwards: for policies (`log_prob`, `entropy`), for a teacher's
+    most likely classes (several labels), for perplexity and accuracy in one pass.
 
-    See there for each result and for bad labels; for half operands, blocks and meshes see
-    `linear_softmax_cross_entropy`, whose memory it takes.
+    For each result and for bad labels see `softmax_statistics`; for half operands, blocks and
+    meshes see `linear_softmax_cross_entropy`, which takes as much memory.
 
     Args:
       inputs: floating-point array (..., D), features.
@@ -68,13 +68,13 @@ def linear_softmax_statistics(
       labels: class indices, integer (...), or several for each example, (..., K).
       bias: (C,).
       where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.
-        The others have 0 in the floats and -1 as prediction, whatever they hold.
-      temperature: by which the logits are divided, after the soft cap; positive.
+        The others have the prediction -1 and 0 in the other results, whatever they hold.
+      temperature: what the logits are divided by, after the soft cap; positive.
       softcap: logits become softcap · tanh(logits / softcap); positive.
-      chunk_size: bounds the memory: the logits that exist at a time are about as many as
-        `chunk_size` classes have for all examples, and at least those of one example.
+      chunk_size: bounds the memory: about as many logits exist at a time as `chunk_size` classes
+        have over all examples, and at least those of one example.
       precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
-        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
+        gradient of the logits in float32, instead of rounding it to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         and predictions are then global class indices, `kernel` and `bias` the local part.
 

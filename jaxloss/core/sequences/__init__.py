@@ -1,1 +1,1 @@
-"""Losses of sequences that are not aligned in time."""
+"""Losses for sequences that are not aligned in time."""

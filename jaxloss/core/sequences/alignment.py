@@ -1,4 +1,4 @@
-"""Which frames read which labels: the best path, what it reads, and how far that is off."""
+"""Which frames read which labels: the best path, what it reads, and how many errors are in that."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def ctc_forced_alignment(
     argmax_π Σ_t log softmax(logits_t)[π_t] over the paths π that `ctc_loss` sums over: its
     recursion with the maximum in place of the sum (Viterbi).
 
-    Where several paths are equally good, one that reads labels later. The symbols are constants;
-    the log probabilities and their sum differentiate along the path. A frame or label that is
-    padding may hold anything, may stand anywhere, and counts for nothing. `ctc_spans` makes spans
-    of time of a path; `ctc_alignment` weighs all paths.
+    Of several equally good paths it is one that reads labels later. The symbols have no derivative;
+    the log probabilities and their sum differentiate along the path. Padded frames and labels may
+    hold anything, may stand anywhere, and count for nothing. `ctc_spans` turns a path into spans of
+    time; `ctc_alignment` weighs all paths.
 
     Args:
       logits: as in `ctc_loss`.
@@ -66,8 +66,8 @@ def ctc_forced_alignment(
 
     Returns:
       An `Alignment` of `symbols` (..., T), their `log_probs` (..., T) and the `score` (...), the
-      sum of these. In a padded frame the symbol is -1 and its log probability 0, as in all frames
-      where no path fits, with the score -inf, or where a label is no symbol, with the score NaN.
+      sum of these. In a padded frame the symbol is -1 and its log probability 0. The same holds in
+      all frames if no path fits, and the score is -inf; or if a label is no symbol, and it is NaN.
 
     Raises:
       TypeError: `logits` is not floating-point or `labels` not integer.
@@ -201,8 +201,8 @@ def ctc_spans(
       blank_id: the index of the blank.
 
     Returns:
-      `Spans` of `labels`, `first` and `last` frames, and the mean probability `probs`, each
-      (..., T), in their order; behind them the label and `last` are -1, and the others 0.
+      `Spans` of `labels`, `first` and `last` frames, and mean probabilities `probs`, each (..., T),
+      in order of time; after the last span `labels` and `last` are -1, `first` and `probs` 0.
 
     Raises:
       TypeError: `symbols` is not integer or `log_probs` not floating-point.
@@ -264,8 +264,8 @@ def ctc_greedy_decode(
 ) -> tuple[jax.Array, jax.Array]:
     """What the most likely symbol of each frame reads: repeats merged, then blanks removed.
 
-    Equally likely symbols count as the lowest. There is no beam search, over which a language model
-    may have a say, here: flashlight-text and pyctcdecode have it.
+    Of equally likely symbols the lowest counts. For beam search, where a language model can take
+    part, see flashlight-text and pyctcdecode.
 
     Args:
       logits: floating-point array (..., T, C), as in `ctc_loss`.
@@ -273,7 +273,8 @@ def ctc_greedy_decode(
       blank_id: the index of the blank.
 
     Returns:
-      The labels (..., T), in front and 0 behind, and their paddings (..., T), True behind.
+      The labels (..., T), at the front with zeros after them, and their paddings (..., T), True
+      after them.
 
     Raises:
       TypeError: `logits` is not floating-point.
@@ -310,14 +311,14 @@ def edit_distance(
 ) -> jax.Array:
     """The fewest insertions, deletions and substitutions that turn one sequence into another.
 
-    Divided by the number of true labels, both summed over a test set, it is the character or word
-    error rate. What is padding may hold anything, may stand anywhere, and counts for nothing.
+    The sum over a test set, divided by the number of true labels in it, is the character or word
+    error rate. Padding may hold anything, may stand anywhere, and counts for nothing.
 
     Args:
       labels1: integer array (..., L1).
       label_paddings1: (..., L1), not 0 where a label is padding.
       labels2: integer array (..., L2).
-      label_paddings2: (..., L2), as the other.
+      label_paddings2: (..., L2), not 0 where a label is padding.
 
     Returns:
       One integer per pair, shape (...).

@@ -1,4 +1,4 @@
-"""Sequences as callers give them: checked, in one batch dimension, with their padding found."""
+"""Sequences as callers pass them: checked, in one batch dimension, with their padding found."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def ctc_loss(
     `labels` once repeated symbols are merged and blanks removed.
 
     Never negative. Where no path fits, because there are too few frames or a symbol has
-    probability 0, the loss is +inf and its gradient 0. A frame or label that is padding may hold
-    anything, NaN included, may stand anywhere, and counts for nothing. A label outside [0, C)
+    probability 0, the loss is +inf and its gradient 0. Padded frames and labels may hold
+    anything, NaN included, may stand anywhere, and count for nothing. A label outside [0, C)
     gives NaN in that example's value and gradient only. In float32 the gradient stays within 2e-6
     of the exact one for thousands of frames.
 
@@ -50,14 +50,14 @@ def ctc_loss(
       labels: integer array (..., L), without blanks.
       label_paddings: (..., L), not 0 where a label is padding.
       blank_id: the index of the blank.
-      log_epsilon: optax's stand-in for log 0; without effect, for there is none here.
+      log_epsilon: optax's stand-in for log 0; without effect, as none is needed here.
       where: boolean, one per sequence: of as many dimensions as (...) and broadcastable to it.
         A sequence that it excludes may hold anything in every argument, and has the loss 0 and a
         gradient of exactly 0.
 
     Returns:
-      One loss per sequence, shape (...); at least float32. Where a sequence is impossible a product
-      with 0 is NaN: exclude it with `where`, here or in `reduce`, or by `weights` of `reduce`.
+      One loss per sequence, shape (...); at least float32. Do not mask an impossible sequence by
+      multiplying with 0, which gives NaN: use `where`, here or in `reduce`, or `reduce(weights=)`.
 
     Raises:
       TypeError: `logits` is not floating-point, `labels` not integer or `where` not boolean.
@@ -90,10 +90,10 @@ def ctc_alignment(
 ) -> jax.Array:
     """Where in time each label is read: the posterior that `ctc_loss` sums over.
 
-    alignment_tl = P(frame t reads label l | the sequence reads `labels`); what is missing to 1 in
-    a frame is the blank's. Differentiable, and 0 in padded frames, for padded labels and where no
-    path fits. Each frame is a sum over all paths: the most likely symbol of each, one frame after
-    the other, need not be a path that reads the labels.
+    alignment_tl = P(frame t reads label l | the sequence reads `labels`); what a frame lacks to 1
+    belongs to the blank. Differentiable, and 0 in padded frames, for padded labels and where no
+    path fits. Each frame is a sum over all paths, so the most likely symbols of the frames need
+    not form a path that reads the labels.
 
     Args:
       logits: as in `ctc_loss`.

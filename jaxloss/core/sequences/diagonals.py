@@ -5,7 +5,7 @@ nodes (t, u), before which t frames have been left behind and u labels read: α(
 the beginnings of paths that come to the node, and β(t, u) the sum over their ends, so that
 α(t, u) β(t, u) is the sum over all paths through it. A path leaves a frame with a blank, or reads a
 label and stays in it; either brings it to the next diagonal, n = t + u, and each diagonal is made
-of the one before it at once. α and β go through one loop, in opposite directions, and meet in the
+from the one before it at once. α and β go through one loop, in opposite directions, and meet in the
 middle of it; from there on each finds what the other was.
 """
 

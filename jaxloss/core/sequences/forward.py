@@ -1,4 +1,4 @@
-"""The loss of CTC beside its forward variables: what frames so far say of labels so far."""
+"""The loss of CTC with its forward variables: how likely frames so far read labels so far."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def ctc_loss_with_forward_probs(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`ctc_loss`, and the logarithms of its forward variables.
 
-    α_blank(t, n) = log P(frames 0 to t read the first n labels and end in a blank), α_label(t, n)
-    that they read the first n + 1 and end in label n. In the last frame α_blank counts both ends:
-    there -α_blank(T - 1, n) is the loss of the first n labels.
+    α_blank(t, n) = log P(frames 0 to t read the first n labels and end in a blank), and
+    α_label(t, n) the same for the first n + 1 labels and an end in label n. In the last frame
+    α_blank includes both ends: -α_blank(T - 1, n) is the loss of the first n labels.
 
-    -inf, with gradient 0, where no path leads. The loss is that of `ctc_loss`, with its edge cases;
-    labels that take part have to stand in front of padding. A padded frame repeats what was before
-    it. An example with a bad label is NaN in all three.
+    -inf, with gradient 0, where no path leads. The loss is that of `ctc_loss`, with its edge cases,
+    but padded labels must stand at the end. A padded frame repeats the frame before it. An example
+    with a bad label is NaN in all three results.
 
     Args:
       logits: floating-point array (B, T, C), unnormalized log probabilities of C symbols, the blank
@@ -42,7 +42,7 @@ def ctc_loss_with_forward_probs(
       labels: integer array (B, L), without blanks.
       label_paddings: (B, L), not 0 where a label is padding.
       blank_id: the index of the blank.
-      log_epsilon: optax's stand-in for log 0; without effect, for there is none here.
+      log_epsilon: optax's stand-in for log 0; without effect, as none is needed here.
 
     Returns:
       The losses (B,), α_blank (T, B, L + 1) and α_label (T, B, L); at least float32.

@@ -37,35 +37,34 @@ def rnnt_loss(
     """Transducer loss (RNN-T), from a joiner's logits.
 
     loss = -log Σ_π Π_(t, u) ∈ π softmax(logits_tu)[symbol], over all paths π that start in frame 0
-    with no label read, at each node (t, u) read the next label and stay in the frame or, with a
-    blank, go on to the next frame, and leave the last frame with all labels read.
+    with no label read and leave the last frame with all labels read. At each node (t, u) a path
+    either reads the next label and stays in the frame, or reads a blank and goes to the next frame.
 
     Never negative. Where no path fits, because there are labels and no frame or a symbol has
-    probability 0, the loss is +inf and its gradient 0; no frames and no labels have the loss 0. A
-    frame or label that is padding may hold anything, NaN included, may stand anywhere, and counts
-    for nothing; a padded label takes the row of logits behind it with it. A label outside [0, C)
+    probability 0, the loss is +inf and its gradient 0; without frames and labels the loss is 0.
+    Padded frames and labels may hold anything, NaN included, may stand anywhere, and count for
+    nothing; with a padded label the row of logits after it is padding too. A label outside [0, C)
     gives NaN in that example's value and gradient only. In float32 the gradient stays within 2e-6
-    of the exact one for thousands of frames. Beside the logits and their gradient nothing of their
-    size is stored, and the recursion takes T + U steps.
+    of the exact one for thousands of frames. Apart from the logits and their gradient nothing of
+    their size is stored, and the recursion takes T + U steps.
 
     Args:
       logits: floating-point array (..., T, U + 1, C), unnormalized log probabilities of C symbols,
-        the blank among them, in each of T frames: in row 0 before any label, in row u + 1 behind
-        label u.
+        the blank among them, in each of T frames: row 0 before any label, row u + 1 after label u.
       logit_paddings: (..., T), not 0 where a frame is padding.
       labels: integer array (..., U), without blanks.
       label_paddings: (..., U), not 0 where a label is padding.
       blank_id: the index of the blank.
       fastemit: λ, 0 or more, makes a model emit labels early (FastEmit): the gradient, in both
-        modes, counts the log probability of each label's step 1 + λ times. It is then not that of
-        the value, which stays what it is.
+        modes, counts the log probability of each label's step 1 + λ times. The value stays as it
+        is, so the gradient is then not that of the value.
       where: boolean, one per sequence: of as many dimensions as (...) and broadcastable to it.
         A sequence that it excludes may hold anything in every argument, and has the loss 0 and a
         gradient of exactly 0.
 
     Returns:
-      One loss per sequence, shape (...); at least float32. Where a sequence is impossible a product
-      with 0 is NaN: exclude it with `where`, here or in `reduce`, or by `weights` of `reduce`.
+      One loss per sequence, shape (...); at least float32. Do not mask an impossible sequence by
+      multiplying with 0, which gives NaN: use `where`, here or in `reduce`, or `reduce(weights=)`.
 
     Raises:
       TypeError: `logits` is not floating-point, `labels` not integer or `where` not boolean.

@@ -1,4 +1,4 @@
-"""The transducer's loss over the usual joiner, block by block: its logits are never held whole."""
+"""The transducer's loss of the usual joiner, block by block: its logits are never held whole."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def rnnt_loss_of_sum(
     loss = rnnt_loss(tanh(encodings_t + predictions_u) @ kernelᵀ + bias, ...)
 
     Frames are taken in blocks, whose logits are made for the loss and made again for its gradient.
-    All that `rnnt_loss` says of padding, bad labels and impossible sequences holds; the gradient
-    of the kernel, which all sequences share, is NaN where a label is bad. Half operands are added
-    up and go through tanh in float32, go into the product as halves, and are summed in float32.
+    Padding, bad labels and impossible sequences are as in `rnnt_loss`, but a bad label also makes
+    the gradient of the kernel NaN, which all sequences share. Half operands are added up and go
+    through tanh in float32, then into the product as halves, whose sums are in float32.
     The gradient of the logits is rounded to the operands' dtype before its two products, unless
     `precision` is "highest".
 
     Args:
       encodings: floating-point array (..., T, D), of the frames.
-      predictions: (..., U + 1, D), in row 0 before any label, in row u + 1 behind label u.
+      predictions: (..., U + 1, D): row 0 before any label, row u + 1 after label u.
       kernel: (C, D), one row of weights per symbol, the blank among them.
       logit_paddings: (..., T), not 0 where a frame is padding.
       labels: integer array (..., U), without blanks.
@@ -63,10 +63,10 @@ def rnnt_loss_of_sum(
       blank_id: the index of the blank.
       fastemit: as in `rnnt_loss`.
       where: as in `rnnt_loss`.
-      chunk_size: how many frames' logits exist at a time, those of all sequences together. By
-        default as many as make 4 million logits, and at least one.
+      chunk_size: how many frames of each sequence have logits at a time. By default as many as make
+        4 million logits in all, and at least one.
       precision: of the matrix products, a `jax.lax.PrecisionLike`; "highest" also keeps the
-        gradient of the logits in float32 where it would be rounded to the dtype of half operands.
+        gradient of the logits in float32, instead of rounding it to the dtype of half operands.
 
     Returns:
       One loss per sequence, shape (...); at least float32.

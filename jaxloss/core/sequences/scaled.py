@@ -1,7 +1,7 @@
 """Positive numbers of any magnitude, for products of thousands of probabilities.
 
-A mantissa and a whole exponent of two each. Logarithms of such products grow to 1e4, where float32
-has three digits left after the point; mantissas keep all of theirs.
+Each is a mantissa and an integer exponent of two. Logarithms of such products grow to 1e4, where
+float32 has three digits left after the point; mantissas keep all of theirs.
 """
 
 from __future__ import annotations
