@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from cases import BY_NAME, LOSSES, C, N
-from hlo import cost, optimised
+from hlo import compiled, cost
 
 RECORD = pathlib.Path(__file__).with_suffix(".json")
 VERSION = ".".join(metadata.version("jaxlib").split(".")[:2])
@@ -33,7 +33,7 @@ def bytes_over_floor(loss, around=lambda losses: losses):
     f = jax.value_and_grad(lambda *args: around(own.losses(*args)).sum(), loss.floats)
     arrays = (*args, *jax.tree.leaves(jax.eval_shape(f, *args)))
     least = sum(x.size * x.dtype.itemsize for x in arrays)
-    return cost(optimised(f, *args), "bytes accessed") / least
+    return cost(compiled(f, *args), "bytes accessed") / least
 
 
 def recorded():

@@ -235,7 +235,7 @@ def test_no_array_of_all_similarities(f):
             return jnp.mean(f(x1, x2, 0.07, labels))
 
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        return hlo.optimised(jax.value_and_grad(mean, (0, 1)), shape, shape)
+        return hlo.compiled(jax.value_and_grad(mean, (0, 1)), shape, shape)
 
     program = run(f)
     assert hlo.temporaries(program) <= {of_pairs: 64e6, of_labels: 72e6}[f]
@@ -250,7 +250,7 @@ def test_the_second_derivative_takes_blocks_too():
         slope = jax.grad(lambda x: jaxloss.info_nce_loss(x, x, chunk_size=64).sum())
         return jax.grad(lambda x: jnp.vdot(slope(x), dot))(x)
 
-    assert hlo.temporaries(hlo.optimised(product, x, x)) < 2048 * 2048 * 4 / 2
+    assert hlo.temporaries(hlo.compiled(product, x, x)) < 2048 * 2048 * 4 / 2
 
 
 def test_what_is_not_differentiated_costs_nothing():

@@ -33,7 +33,7 @@ def test_memory_does_not_grow_with_the_states(shape, most):
     def f(logits, labels):
         return core(logits, labels, np.full(examples, frames), np.full(examples, size)).sum()
 
-    assert hlo.temporaries(hlo.optimised(jax.value_and_grad(f), logits, labels)) < most
+    assert hlo.temporaries(hlo.compiled(jax.value_and_grad(f), logits, labels)) < most
 
 
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
@@ -46,7 +46,7 @@ def test_examples_on_several_devices_talk_only_to_add_up(door, kind):
     grid = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     with jax.set_mesh(grid):
         spread = [jax.device_put(x, NamedSharding(grid, P("data"))) for x in args]
-        program = hlo.optimised(f, *spread)
+        program = hlo.compiled(f, *spread)
         got = program(*spread)
     for mine, reference in zip(got, wanted, strict=True):
         np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-7)

@@ -25,8 +25,8 @@ def test_scatters_and_gathers():
     assert hlo.gathers(lambda x, i: x[jnp.arange(64), i], X, LABELS) == 1
     assert hlo.scatters(picked, X, LABELS) == hlo.gathers(picked, X, LABELS) == 0
     # The compiled program as well: with other emitters XLA expands every scatter.
-    assert hlo.operations(hlo.optimised(put, X, LABELS), "scatter") == 1
-    assert hlo.operations(hlo.optimised(picked, X, LABELS), "scatter") == 0
+    assert hlo.operations(hlo.compiled(put, X, LABELS), "scatter") == 1
+    assert hlo.operations(hlo.compiled(picked, X, LABELS), "scatter") == 0
 
 
 def test_operands_of_products():
@@ -52,10 +52,10 @@ def passing(x):
 
 
 def test_stored_arrays():
-    large, small = (hlo.optimised(f, X) for f in (kept, passing))
+    large, small = (hlo.compiled(f, X) for f in (kept, passing))
     assert hlo.stored(large, X.shape)
     assert hlo.stored(small, X.shape) == []
-    assert hlo.stored(hlo.optimised(jnp.exp, X), X.shape) == []  # The result itself.
+    assert hlo.stored(hlo.compiled(jnp.exp, X), X.shape) == []  # The result itself.
     assert hlo.temporaries(large) >= X.nbytes
     assert hlo.temporaries(small) < X.nbytes
     assert hlo.cost(large, "bytes accessed") > 2.5 * X.nbytes
@@ -67,12 +67,12 @@ def test_arrays_stored_in_loops():
     def f(x):
         return jax.lax.fori_loop(0, 3, lambda _, y: y + kept(x * y), 1.0)
 
-    program = hlo.optimised(f, X)
+    program = hlo.compiled(f, X)
     assert hlo.stored(program, X.shape)
     assert {i.computation for i in hlo.stored(program, X.shape)} <= {
         i.computation for i in hlo.in_loops(program)
     }
-    assert hlo.in_loops(hlo.optimised(kept, X)) == []
+    assert hlo.in_loops(hlo.compiled(kept, X)) == []
 
 
 def test_one_hots():
@@ -80,23 +80,23 @@ def test_one_hots():
         hot = jax.nn.one_hot(labels, 512)
         return jnp.sum(jax.nn.log_softmax(x) * hot) + jnp.sum(jnp.sin(hot) @ hot.T)
 
-    assert hlo.one_hots(hlo.optimised(f, X, LABELS), X.shape)
-    assert hlo.one_hots(hlo.optimised(picked, X, LABELS), X.shape) == []
-    assert hlo.one_hots(hlo.optimised(lambda x, _: kept(x), X, LABELS), X.shape) == []
+    assert hlo.one_hots(hlo.compiled(f, X, LABELS), X.shape)
+    assert hlo.one_hots(hlo.compiled(picked, X, LABELS), X.shape) == []
+    assert hlo.one_hots(hlo.compiled(lambda x, _: kept(x), X, LABELS), X.shape) == []
 
 
 def test_copies():
-    moved = hlo.copies(hlo.optimised(lambda x: jnp.sort(x, 0), X.T))
-    program = hlo.optimised(lambda x: jnp.swapaxes(x, 0, 1), X)
+    moved = hlo.copies(hlo.compiled(lambda x: jnp.sort(x, 0), X.T))
+    program = hlo.compiled(lambda x: jnp.swapaxes(x, 0, 1), X)
     assert {tuple(sorted(i.dims)) for i in hlo.copies(program)} >= {X.shape}
     assert all(i.dims for i in moved)
-    assert hlo.copies(hlo.optimised(passing, X)) == []
+    assert hlo.copies(hlo.compiled(passing, X)) == []
 
 
 def spread(f):
     grid = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     part = jax.shard_map(f, mesh=grid, in_specs=P("data"), out_specs=P("data"))
-    return hlo.optimised(part, jnp.ones((8, 3)))
+    return hlo.compiled(part, jnp.ones((8, 3)))
 
 
 def whole(x):
@@ -131,3 +131,15 @@ def test_mentions():
 
     assert hlo.mentions(hlo.lowered(lambda x: 2 * checked(x), X), "check")
     assert not hlo.mentions(hlo.lowered(passing, X), "check")
+
+
+def test_optimised_machine_code_is_read_alike():
+    def text(program):
+        return [(i.type, i.op, i.operands) for i in hlo.instructions(program)]
+
+    def f(x, labels):
+        return jax.lax.fori_loop(0, 3, lambda _, y: y + kept(x * y), jnp.sum(put(x, labels)))
+
+    read, executed = (way(f, X, LABELS) for way in (hlo.compiled, hlo.optimised))
+    assert text(read) == text(executed)
+    assert hlo.temporaries(read) == hlo.temporaries(executed)

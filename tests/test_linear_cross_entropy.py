@@ -45,6 +45,26 @@ def from_logits(labels, inputs, kernel, bias=None, **options):
     return jaxloss.softmax_cross_entropy_with_integer_labels(logits, labels, **options)
 
 
+def value_and_gradients(f, floats):
+    """Of losses, by all that floats hold, as one program."""
+
+    @jax.jit
+    def run(floats):
+        value, pull = jax.vjp(f, floats)
+        return value, pull(jnp.asarray(np.random.default_rng(1).normal(size=N)))[0]
+
+    return jax.tree.map(np.asarray, run(floats))
+
+
+@functools.cache
+def wanted_of(soft, everything):
+    labels = PROBABILITIES if soft else INDICES
+    floats = given(labels, everything)
+    return value_and_gradients(
+        lambda floats: from_logits(**{"labels": jnp.asarray(labels)} | floats), floats
+    )
+
+
 @pytest.mark.parametrize("everything", [False, True], ids=["plain", "everything"])
 @pytest.mark.parametrize("labels", [INDICES, PROBABILITIES], ids=["indices", "probabilities"])
 @pytest.mark.parametrize("chunk_size", CHUNKS)
@@ -56,18 +76,13 @@ def test_losses_and_all_gradients(chunk_size, labels, everything, x64):
         args = [options.pop(name) for name in ("inputs", "kernel", "labels")]
         return jaxloss.linear_softmax_cross_entropy(*args, chunk_size=chunk_size, **options)
 
-    def g(floats):
-        return from_logits(**{"labels": jnp.asarray(labels)} | floats)
-
-    cotangent = jnp.asarray(np.random.default_rng(1).normal(size=N))
-    value, pull = jax.vjp(f, floats)
-    wanted, pull_wanted = jax.vjp(g, floats)
+    value, mine = value_and_gradients(f, floats)
+    wanted, reference = wanted_of(labels is PROBABILITIES, everything)
     exact = oracle.linear_softmax_cross_entropy(
         **{"labels": labels} | {k: np.asarray(v) for k, v in floats.items()}
     )
     np.testing.assert_allclose(value, exact, rtol=1e-12)
     np.testing.assert_allclose(value, wanted, rtol=1e-12)
-    mine, reference = pull(cotangent)[0], pull_wanted(cotangent)[0]
     assert mine.keys() == reference.keys() == floats.keys()
     for name in mine:
         np.testing.assert_allclose(mine[name], reference[name], rtol=1e-11, atol=1e-13)
@@ -95,8 +110,8 @@ def reduced(labels, **options):
 @pytest.mark.parametrize("labels", [INDICES, PROBABILITIES], ids=["indices", "probabilities"])
 def test_reduced_by_torch_function(labels, reduction, chunk_size, x64):
     f, g, floats = reduced(labels, reduction=reduction, chunk_size=chunk_size)
-    value, gradients = jax.value_and_grad(f, range(4))(*floats)
-    wanted, references = jax.value_and_grad(g, range(4))(*floats)
+    both = jax.jit(lambda *floats: [jax.value_and_grad(h, range(4))(*floats) for h in (f, g)])
+    (value, gradients), (wanted, references) = both(*floats)
     np.testing.assert_allclose(value, wanted, rtol=1e-12)
     for mine, reference in zip(gradients, references, strict=True):
         np.testing.assert_allclose(mine, reference, rtol=1e-11, atol=1e-13)
@@ -105,15 +120,20 @@ def test_reduced_by_torch_function(labels, reduction, chunk_size, x64):
 def test_every_derivative_of_a_mean(x64):
     f, g, floats = reduced(INDICES, chunk_size=3)
     tangents = tuple(jnp.cos(x) for x in floats)
-    np.testing.assert_allclose(
-        jax.jvp(f, floats, tangents)[1], jax.jvp(g, floats, tangents)[1], rtol=1e-11
-    )
-    np.testing.assert_allclose(jax.hessian(f, 1)(*floats), jax.hessian(g, 1)(*floats), atol=1e-12)
-    reverse = jax.jacrev(jax.jacrev(jax.checkpoint(f), 1), 0)(*floats)
-    np.testing.assert_allclose(reverse, jax.hessian(g, (0, 1))(*floats)[1][0], atol=1e-12)
-    mapped, wanted = (jax.vmap(jax.grad(h, 1), (0, None, None, None)) for h in (f, g))
-    args = jnp.stack([floats[0], 2 * floats[0]]), *floats[1:]
-    np.testing.assert_allclose(mapped(*args), wanted(*args), atol=1e-13)
+    pair = jnp.stack([floats[0], 2 * floats[0]])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(f, *floats):
+        along = jax.jvp(f, floats, tangents)[1]
+        mapped = jax.vmap(jax.grad(f, 1), (0, None, None, None))(pair, *floats[1:])
+        return along, jax.hessian(f, 1)(*floats), mapped
+
+    found, wanted = derivatives(f, *floats), derivatives(g, *floats)
+    for mine, reference, tolerance in zip(found, wanted, (0, 1e-12, 1e-13), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-11, atol=tolerance)
+    reverse = jax.jit(jax.jacrev(jax.jacrev(jax.checkpoint(f), 1), 0))(*floats)
+    of_logits = jax.jit(jax.jacfwd(jax.grad(g, 1), 0))(*floats)
+    np.testing.assert_allclose(reverse, of_logits, atol=1e-12)
 
 
 def test_several_places_per_input(x64):
@@ -142,7 +162,8 @@ def test_what_takes_no_part_may_hold_anything(chunk_size):
     inputs = jnp.asarray(INPUTS, jnp.float32).at[3].set(jnp.nan)
     kernel, labels = jnp.asarray(KERNEL, jnp.float32), jnp.asarray(INDICES).at[3].set(-100)
     kept = np.arange(N) != 3
-    f = jax.value_and_grad(functools.partial(F.linear_cross_entropy, chunk_size=chunk_size), (0, 1))
+    f = functools.partial(F.linear_cross_entropy, chunk_size=chunk_size)
+    f = jax.jit(jax.value_and_grad(f, (0, 1)))
     value, gradients = f(inputs, kernel, labels)
     wanted, references = f(inputs[kept], kernel, labels[kept])
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
@@ -178,7 +199,7 @@ def test_bad_label_is_nan_in_its_example_alone(bad, chunk_size):
 
 
 def compiled(f, *args):
-    return hlo.optimised(jax.value_and_grad(f, (0, 1)), *args)
+    return hlo.compiled(jax.value_and_grad(f, (0, 1)), *args)
 
 
 DOORS = {

@@ -75,12 +75,17 @@ def test_values_and_all_gradients(beta, everything, x64):
     floats = ARRAYS | (BIASES | NUMBERS if everything else {})
     floats = {name: jnp.asarray(value) for name, value in floats.items()}
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=N))
-    wanted, pull_wanted = jax.vjp(lambda floats: by_formula(**floats, beta=beta), floats)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(f, floats):
+        value, pull = jax.vjp(f, floats)
+        return value, pull(cotangent)
+
+    wanted, slopes = both(lambda floats: by_formula(**floats, beta=beta), floats)
     for chunk_size in (None,) if everything else (1, 3):
-        f = functools.partial(ours, beta=beta, chunk_size=chunk_size)
-        found, pull = jax.vjp(f, floats)
+        found, mine = both(functools.partial(ours, beta=beta, chunk_size=chunk_size), floats)
         check_close(found, wanted, rtol=1e-12)
-        check_close(pull(cotangent), pull_wanted(cotangent), rtol=1e-10, atol=1e-13)
+        check_close(mine, slopes, rtol=1e-10, atol=1e-13)
 
 
 @BETAS
@@ -93,21 +98,27 @@ def test_every_derivative(beta, x64):
     f = total(functools.partial(ours, beta=beta, chunk_size=2))
     g = total(lambda floats: by_formula(**floats, beta=beta))
     tangents = jax.tree.map(jnp.sin, floats)
-    check_close(jax.jvp(f, (floats,), (tangents,)), jax.jvp(g, (floats,), (tangents,)), rtol=1e-11)
     own = {name: floats[name] for name in ("bias", "teacher_inputs", "temperature")}
-    for second in (jax.hessian, lambda f: jax.jacrev(jax.jacrev(jax.checkpoint(f)))):
-        check_close(second(f)(own), second(g)(own), rtol=1e-9, atol=1e-11)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(f, floats, own):
+        return jax.jvp(f, (floats,), (tangents,)), jax.hessian(f)(own)
+
+    (along, second), (wanted, wanted_second) = (derivatives(h, floats, own) for h in (f, g))
+    check_close(along, wanted, rtol=1e-11)
+    for found in (second, jax.jit(jax.jacrev(jax.jacrev(jax.checkpoint(f))))(own)):
+        check_close(found, wanted_second, rtol=1e-9, atol=1e-11)
 
 
 @BETAS
 def test_agreement_is_zero(beta):
     x, w = (jnp.asarray(ARRAYS[k], jnp.float32) for k in ("inputs", "kernel"))
-    value, gradients = jax.value_and_grad(
-        lambda x, w, u, v: ours(
-            {"inputs": x, "kernel": w, "teacher_inputs": u, "teacher_kernel": v}, beta=beta
-        ).max(),
-        (0, 1, 2, 3),
-    )(x, w, x, w)
+
+    def largest(x, w, u, v):
+        floats = {"inputs": x, "kernel": w, "teacher_inputs": u, "teacher_kernel": v}
+        return ours(floats, beta=beta).max()
+
+    value, gradients = jax.jit(jax.value_and_grad(largest, (0, 1, 2, 3)))(x, w, x, w)
     assert 0 <= value < 1e-12
     assert all(np.max(np.abs(g)) < 1e-6 for g in gradients)
 
@@ -124,6 +135,7 @@ def test_absent_examples(beta):
         return losses.sum(), losses
 
     f = jax.value_and_grad(total, has_aux=True)
+    f = jax.jit(f, static_argnames="chunk_size")
     (_, losses), gradients = f(given, where=where, chunk_size=2)
     few = {k: x[kept] if k.endswith("inputs") else x for k, x in floats.items()}
     (_, wanted), references = f(few)
@@ -144,7 +156,7 @@ def compiled(examples, classes, features, moving, **options):
     def f(*args):
         return ours(dict(zip(shapes, args, strict=True)), **options).sum()
 
-    return hlo.optimised(jax.value_and_grad(f, moving), *args)
+    return hlo.compiled(jax.value_and_grad(f, moving), *args)
 
 
 def test_a_teacher_without_gradient_costs_none():
@@ -163,7 +175,7 @@ def test_memory_is_at_most_twice_that_of_the_loss():
 
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4096, 64), (131072, 64))]
     labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
-    reference = hlo.temporaries(hlo.optimised(jax.value_and_grad(loss, (0, 1)), *args, labels))
+    reference = hlo.temporaries(hlo.compiled(jax.value_and_grad(loss, (0, 1)), *args, labels))
     assert hlo.temporaries(compiled(4096, 131072, 64, (0, 1))) <= 2 * reference
 
 
@@ -216,7 +228,7 @@ def test_classes_and_examples_on_several_devices(door, beta):
         args = [
             jax.device_put(a, NamedSharding(grid, s)) for a, s in zip(arrays, specs, strict=True)
         ]
-        program = hlo.optimised(total(part), *args)
+        program = hlo.compiled(total(part), *args)
         got = program(*args)
     check_close(got, wanted, rtol=2e-5, atol=2e-6)
     assert hlo.gathering(program) == []

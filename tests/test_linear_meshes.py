@@ -32,7 +32,7 @@ DOORS = {
 
 
 def compiled(f, *args):
-    return hlo.optimised(jax.value_and_grad(f, (0, 1)), *args)
+    return hlo.compiled(jax.value_and_grad(f, (0, 1)), *args)
 
 
 def spread_over(grid, arrays, specs):
@@ -132,7 +132,7 @@ def test_sequences_stay_where_they_are(batch, kind):
     grid = jax.make_mesh((2, 4), ("data", "time"), axis_types=(kind,) * 2)
     with jax.set_mesh(grid):
         spread = spread_over(grid, args, specs)
-        program = hlo.optimised(f, *spread)
+        program = hlo.compiled(f, *spread)
         got = program(*spread)
         if kind == AxisType.Explicit:
             assert jax.typeof(jax.jit(f)(*spread)[0][1]).sharding.spec == spec
@@ -215,6 +215,38 @@ def weighted(floats, **rest):
     return losses * jnp.linspace(1, 2, len(losses))
 
 
+def loss_of_all(floats, rest):
+    return jnp.sum(weighted(floats, **rest))
+
+
+def loss_of_parts(floats, rest):
+    """As two devices have it, each with half of the examples."""
+    own = ("inputs", "labels")
+
+    def part(i):
+        return ({n: jnp.split(x, 2)[i] if n in own else x for n, x in d.items()} for d in given)
+
+    given = floats, rest
+    return loss_of_all(*part(0)) + loss_of_all(*part(1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(f, floats, rest):
+    """Value, gradient, derivative along a direction, and the gradient of that."""
+
+    def along(floats):
+        return jax.jvp(lambda x: f(x, rest), (floats,), (jax.tree.map(jnp.cos, given),))[1]
+
+    given = floats
+    return jax.value_and_grad(f)(floats, rest), along(floats), jax.grad(along)(floats)
+
+
+@functools.cache
+def on_one_device(f, labels):
+    floats, _, rest = everything(labels)
+    return jax.tree.map(np.asarray, derivatives(f, floats, rest))
+
+
 @pytest.mark.parametrize("way", ["explicit", "named", "unchecked"])
 @pytest.mark.parametrize("labels", ["indices", "probabilities"])
 def test_gradients_of_everything(labels, way):
@@ -222,47 +254,22 @@ def test_gradients_of_everything(labels, way):
     kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
     grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
 
-    def loss(floats, **rest):
-        return jnp.sum(weighted(floats, **rest))
-
-    def part(floats, rest):
+    @jax.shard_map(
+        mesh=grid,
+        in_specs=(specs, {name: P("data") for name in rest}),
+        out_specs=P("data"),
+        check_vma=way == "named",
+    )
+    def spread(floats, rest):
         return weighted(floats, **rest, axis_name="model")
 
-    def on_mesh(floats, **rest):
-        if way == "explicit":
-            return loss(floats, **rest)
-        mapped = jax.shard_map(
-            part,
-            mesh=grid,
-            in_specs=(specs, {name: P("data") for name in rest}),
-            out_specs=P("data"),
-            check_vma=way == "named",
-        )
-        return jnp.sum(mapped(floats, rest))
-
-    def loss_of_parts(floats, **rest):
-        halves = [
-            {n: x[i * 4 : i * 4 + 4] if n in ("inputs", "labels") else x for n, x in d.items()}
-            for d in (floats, rest)
-            for i in range(2)
-        ]
-        return loss(halves[0], **halves[2]) + loss(halves[1], **halves[3])
-
-    f = jax.value_and_grad(loss if way == "explicit" else loss_of_parts)
+    on_mesh = loss_of_all if way == "explicit" else lambda *args: jnp.sum(spread(*args))
     with jax.set_mesh(grid):
         laid = {n: jax.device_put(x, NamedSharding(grid, specs[n])) for n, x in floats.items()}
         there = {n: jax.device_put(x, NamedSharding(grid, P("data"))) for n, x in rest.items()}
-        got = jax.jit(jax.value_and_grad(on_mesh))(laid, **there)
-        tangents = jax.tree.map(jnp.cos, laid)
-        dot = jax.jit(lambda x, t: jax.jvp(lambda x: on_mesh(x, **there), (x,), (t,))[1])
-        along = dot(laid, tangents)
-        curved = jax.jit(jax.grad(lambda x: dot(x, tangents)))(laid)
-    check_close(got, f(floats, **rest), 3e-5)
-    g = loss if way == "explicit" else loss_of_parts
-    tangents = jax.tree.map(jnp.cos, floats)
-
-    def wanted(x):
-        return jax.jvp(lambda x: g(x, **rest), (x,), (tangents,))[1]
-
-    check_close(along, wanted(floats), 3e-5)
-    check_close(curved, jax.grad(wanted)(floats), 1e-4)
+        got, along, curved = derivatives(on_mesh, laid, there)
+    alone = loss_of_all if way == "explicit" else loss_of_parts
+    wanted, wanted_along, wanted_curved = on_one_device(alone, labels)
+    check_close(got, wanted, 3e-5)
+    check_close(along, wanted_along, 3e-5)
+    check_close(curved, wanted_curved, 1e-4)

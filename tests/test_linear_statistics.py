@@ -94,15 +94,19 @@ def test_every_derivative(x64):
 
     f, g = total(functools.partial(ours, chunk_size=2)), total(formula)
     tangents = jax.tree.map(jnp.sin, floats)
-    check_close(jax.jvp(f, (floats,), (tangents,)), jax.jvp(g, (floats,), (tangents,)), rtol=1e-11)
-    some = ("inputs", "temperature", "softcap")
+    own = {name: floats[name] for name in ("inputs", "temperature", "softcap")}
 
     def of_some(f):
         return lambda own: f(floats | own)
 
-    own = {name: floats[name] for name in some}
-    for second in (jax.hessian, lambda f: jax.jacrev(jax.jacrev(jax.checkpoint(f)))):
-        check_close(second(of_some(f))(own), second(of_some(g))(own), rtol=1e-9, atol=1e-11)
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(f, floats, own):
+        return jax.jvp(f, (floats,), (tangents,)), jax.hessian(of_some(f))(own)
+
+    (along, second), (wanted, wanted_second) = (derivatives(h, floats, own) for h in (f, g))
+    check_close(along, wanted, rtol=1e-11)
+    for found in (second, jax.jit(jax.jacrev(jax.jacrev(jax.checkpoint(of_some(f)))))(own)):
+        check_close(found, wanted_second, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL], ids=["one", "several"])
@@ -145,14 +149,14 @@ def test_what_is_unused_costs_nothing():
             found = jaxloss.linear_softmax_statistics(inputs, kernel, labels, chunk_size=512)
             return sum(jnp.sum(getattr(found, name)) for name in names)
 
-        return hlo.optimised(jax.value_and_grad(f, (0, 1)), *args, labels), hlo.optimised(
+        return hlo.compiled(jax.value_and_grad(f, (0, 1)), *args, labels), hlo.compiled(
             f, *args, labels
         )
 
     def loss(inputs, kernel, labels):
         return jaxloss.linear_softmax_cross_entropy(inputs, kernel, labels, chunk_size=512).sum()
 
-    reference = hlo.optimised(jax.value_and_grad(loss, (0, 1)), *args, labels)
+    reference = hlo.compiled(jax.value_and_grad(loss, (0, 1)), *args, labels)
     everything, values = of(*FLOATS)
     # One product for the values, of one output or of all; as many as the loss's for gradients.
     assert [i.op for i in hlo.instructions(values)].count("dot") == 1
@@ -167,7 +171,7 @@ def test_memory_is_that_of_the_loss():
     def temporaries(f):
         args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4096, 64), (131072, 64))]
         labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
-        return hlo.temporaries(hlo.optimised(jax.value_and_grad(f, (0, 1)), *args, labels))
+        return hlo.temporaries(hlo.compiled(jax.value_and_grad(f, (0, 1)), *args, labels))
 
     def everything(x, w, y):
         return sum(jnp.sum(v) for v in jaxloss.linear_softmax_statistics(x, w, y)[:3])
@@ -237,7 +241,7 @@ def test_classes_and_examples_on_several_devices(door):
     wanted = total(statistics)(*args)
     with jax.set_mesh(grid):
         args = [jax.device_put(a, NamedSharding(grid, s)) for a, s in zip(args, specs, strict=True)]
-        program = hlo.optimised(total(part), *args)
+        program = hlo.compiled(total(part), *args)
         got = program(*args)
     check_close(got, wanted, rtol=2e-5, atol=2e-6)
     # The largest of each device, where the compiler parts a search for the first of them.

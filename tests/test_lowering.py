@@ -141,7 +141,7 @@ def test_no_scatter(name, door):
 )
 def test_no_one_hot_is_stored(f):
     logits, labels = jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32)
-    assert hlo.one_hots(hlo.optimised(jax.value_and_grad(f), logits, labels), logits.shape) == []
+    assert hlo.one_hots(hlo.compiled(jax.value_and_grad(f), logits, labels), logits.shape) == []
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_no_one_hot_is_stored(f):
 )
 def test_at_most_one_array_of_the_logits_size_besides_the_gradient(f):
     logits, labels = jnp.zeros((64, 4096)), jnp.zeros(64, jnp.int32)
-    program = hlo.optimised(jax.value_and_grad(f), logits, labels)
+    program = hlo.compiled(jax.value_and_grad(f), logits, labels)
     assert hlo.temporaries(program) < 1.1 * logits.nbytes
 
 
@@ -188,7 +188,7 @@ def test_sharded_classes(name, kind):
     with jax.set_mesh(grid):
         logits = jax.device_put(LOGITS, NamedSharding(grid, P("data", "model")))
         labels = jax.device_put(LABELS, NamedSharding(grid, P("data")))
-        program = hlo.optimised(f, logits, labels)
+        program = hlo.compiled(f, logits, labels)
         value, gradient = program(logits, labels)
     np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
     np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-7)
@@ -225,7 +225,7 @@ def test_classes_sharded_over_a_named_axis(f):
         return jnp.nansum(f(x, y, class_weights=w, axis_name="model", **options))
 
     args = (LOGITS, labels, weights)
-    spread = hlo.optimised(jax.value_and_grad(part), *args)
+    spread = hlo.compiled(jax.value_and_grad(part), *args)
     value, gradient = spread(*args)
     wanted = jax.value_and_grad(whole)(*args)
     np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
@@ -242,6 +242,6 @@ def test_ctc_copies_no_array_of_the_logits_size():
     def loss(logits, *labels_and_lengths):
         return F.ctc_loss(jax.nn.log_softmax(logits), *labels_and_lengths)
 
-    moved = hlo.copies(hlo.optimised(jax.value_and_grad(loss), *args))
+    moved = hlo.copies(hlo.compiled(jax.value_and_grad(loss), *args))
     assert moved
     assert sorted(shapes[0]) not in [sorted(i.dims) for i in moved]

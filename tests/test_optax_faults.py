@@ -230,7 +230,7 @@ def test_ntxent_without_positive_pairs_or_without_negatives():
 def test_ntxent_takes_arrays_of_all_pairs_but_none_of_their_products():
     """Here 5, of the 16 that the products of all pairs would be; on a TPU one."""
     count, size = 512, 16
-    program = hlo.optimised(
+    program = hlo.compiled(
         jax.value_and_grad(jaxloss.ntxent), jnp.ones((count, size)), jnp.zeros(count, int)
     )
     assert hlo.temporaries(program) < 5.5 * 4 * count**2

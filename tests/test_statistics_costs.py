@@ -16,7 +16,7 @@ def slope_of(part, labels, **options):
     def total(logits):
         return -jnp.sum(getattr(jaxloss.softmax_statistics(logits, labels, **options), part))
 
-    return hlo.optimised(jax.value_and_grad(total), LARGE)
+    return hlo.compiled(jax.value_and_grad(total), LARGE)
 
 
 def test_what_is_not_used_costs_nothing():
@@ -25,9 +25,9 @@ def test_what_is_not_used_costs_nothing():
     def loss(logits):
         return jnp.sum(jaxloss.softmax_cross_entropy_with_integer_labels(logits, labels))
 
-    least = hlo.cost(hlo.optimised(jax.value_and_grad(loss), LARGE), "bytes accessed")
+    least = hlo.cost(hlo.compiled(jax.value_and_grad(loss), LARGE), "bytes accessed")
     assert hlo.cost(slope_of("log_prob", labels), "bytes accessed") < 1.1 * least
-    both = hlo.optimised(jax.grad(lambda x: jnp.sum(pulled(x, labels))), LARGE)
+    both = hlo.compiled(jax.grad(lambda x: jnp.sum(pulled(x, labels))), LARGE)
     assert hlo.cost(both, "bytes accessed") > 1.1 * least
 
 
@@ -37,7 +37,7 @@ def test_no_array_of_labels_and_classes(count):
         return jnp.sum(jaxloss.softmax_statistics(logits, labels).log_prob)
 
     labels = jax.ShapeDtypeStruct((256, count), jnp.int32)  # Known ones would be folded.
-    program = hlo.optimised(jax.value_and_grad(total), LARGE, labels)
+    program = hlo.compiled(jax.value_and_grad(total), LARGE, labels)
     stored = [np.prod(i.dims, dtype=int) for i in hlo.executed(program)]
     assert max(stored) == 256 * 640
     assert hlo.operations(program, "scatter") == 0
@@ -48,5 +48,5 @@ def test_no_array_of_labels_and_classes_but_where_one_is_planted():
         hot = jax.nn.one_hot(labels, 640)
         return jnp.sum(jnp.sin(hot) * logits[:, None])
 
-    program = hlo.optimised(jax.grad(total), LARGE, jax.ShapeDtypeStruct((256, 20), jnp.int32))
+    program = hlo.compiled(jax.grad(total), LARGE, jax.ShapeDtypeStruct((256, 20), jnp.int32))
     assert max(np.prod(i.dims, dtype=int) for i in hlo.executed(program)) >= 20 * 256 * 640

@@ -44,8 +44,13 @@ def test_a_batch_spread_by_shard_map(loss):
     args = loss.inputs(seed=5)
 
     def sides(*args):
-        f, floats = scalar(loss, "core", args)
-        return jax.grad(f, range(len(floats)))(*floats), loss.losses(*args)
+        def total(*floats):
+            given = dict(zip(loss.floats, floats, strict=True))
+            losses = loss.losses(*(given.get(p, a) for p, a in enumerate(args)))
+            return losses.sum(), losses
+
+        floats = [args[p] for p in loss.floats]
+        return jax.grad(total, range(len(floats)), has_aux=True)(*floats)
 
     devices = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.shard_map(sides, mesh=devices, in_specs=P("data"), out_specs=P("data"))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from derivatives import check
-from hlo import optimised
+from hlo import compiled, optimised
 from jax import lax
 from jax.custom_derivatives import linear_call
 from jax.sharding import AxisType, NamedSharding
@@ -30,13 +30,13 @@ BLOCKS = jax.ShapeDtypeStruct((8, 64, 128), jnp.float32)
 
 def cost(f, *args):
     """Temporaries, and bytes read and written, in arrays of the size of X."""
-    program: Any = optimised(f, *args)
+    program: Any = compiled(f, *args)
     memory, bytes_ = program.memory_analysis(), program.cost_analysis()["bytes accessed"]
     return np.array([memory.temp_size_in_bytes, bytes_]) / SIZE
 
 
 def text(f, *args):
-    program: Any = optimised(f, *args)
+    program: Any = compiled(f, *args)
     return program.as_text()
 
 

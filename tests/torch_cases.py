@@ -257,6 +257,7 @@ def calls(seed: int = 0) -> list[Call]:
         add(label, "cosine_embedding_loss", x1, x2, signs(*shape[:-1]), margin=0.2)
         add(f"{label}-zero", "cosine_embedding_loss", x1, x2, np.zeros(shape[:-1]))
         add(label, "triplet_margin_with_distance_loss", x1, x2, x3, swap=True, margin=2.0)
+        # What is done with the norms is the same of every p.
         for p_, swap in itertools.product((1, 1.5, 2, 3), (False, True)):
             add(
                 f"{label}-p{p_}-swap{swap:d}",
@@ -267,8 +268,9 @@ def calls(seed: int = 0) -> list[Call]:
                 p=p_,
                 swap=swap,
                 margin=2.0,
+                reductions=("none", "mean", "sum") if p_ == 2 else ("none",),
             )
-        for p_, keepdim in itertools.product((0.5, 1.0, 1.5, 2.0, 3.0, INF), (False, True)):
+        for p_, keepdim in (*((p, False) for p in (0.5, 1.0, 1.5, 2.0, 3.0, INF)), (2.0, True)):
             add(
                 f"{label}-p{p_}-keepdim{keepdim:d}",
                 "pairwise_distance",
