@@ -31,6 +31,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
 autosummary_ignore_module_all = False
+templates_path = ["templates"]
 # The docstrings give shapes and dtypes, which say more.
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True

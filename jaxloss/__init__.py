@@ -4,6 +4,10 @@
 `jaxloss.linen` have torch.nn's classes as Flax modules.
 """
 
+import importlib as _importlib
+import sys as _sys
+import typing as _typing
+
 from jaxloss import functional as functional
 from jaxloss._base.reduction import reduce as reduce
 from jaxloss.core.adaptive_softmax import adaptive_log_softmax as adaptive_log_softmax
@@ -93,3 +97,16 @@ from jaxloss.core.statistics import Statistics as Statistics
 from jaxloss.core.statistics import softmax_statistics as softmax_statistics
 
 __version__ = "0.2.0"
+
+if not _typing.TYPE_CHECKING:  # To a type checker it would mean that every name exists.
+
+    def __getattr__(name: str) -> _typing.NoReturn:
+        words = f"module 'jaxloss' has no attribute {name!r}"
+        if name in ("nnx", "linen"):
+            words += f" before `import jaxloss.{name}`"
+        elif not name.startswith("_"):
+            if hasattr(functional, name):
+                words += "; torch's functions are in `jaxloss.functional`"
+            elif hasattr(_importlib.import_module("jaxloss.modules"), name):
+                words += "; torch's classes are in `jaxloss.nnx` and `jaxloss.linen`"
+        raise AttributeError(words, name=name, obj=_sys.modules[__name__])

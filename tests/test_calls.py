@@ -73,6 +73,12 @@ def test_a_loss_without_reduction_says_how_to_reduce(function):
         function(jnp.ones((2, 3)), jnp.ones((2, 3)), reduction="mean")
 
 
+def test_a_function_without_ignore_index_says_what_leaves_out():
+    x, labels = jnp.ones((2, 3)), jnp.array([0, 1])
+    with pytest.raises(TypeError, match=r"'ignore_index'; `where=` says what takes part, "):
+        jaxloss.softmax_cross_entropy_with_integer_labels(x, labels, ignore_index=-100)
+
+
 INCOMPLETE = {
     "text for an array": lambda: F.l1_loss("text"),
     "an array for a string": lambda: F.l1_loss(jnp.ones(3), reduction=jnp.ones(3)),

@@ -491,6 +491,12 @@ STATIC = [
         "reduce: `weights` must broadcast to (2, 3) with 2 dimensions, got (3,)",
     ),
     (
+        lambda: jaxloss.reduce(X, weights=jnp.ones(2)),
+        ValueError,
+        "reduce: `weights` must broadcast to (2, 3) with 2 dimensions, got (2,): "
+        "write `weights[..., None]`",
+    ),
+    (
         lambda: jaxloss.reduce(X, "sum", normalizer=2.0),
         ValueError,
         "reduce: `normalizer` must be None unless `reduction` is 'mean', got",
@@ -535,6 +541,18 @@ STATIC = [
         lambda: jaxloss.linear_softmax_cross_entropy(X, WIDE, Y),
         ValueError,
         "linear_softmax_cross_entropy: `kernel` must have shape (C, 3), got (2, 4)",
+    ),
+    (
+        lambda: jaxloss.linear_softmax_cross_entropy(X, X.T, Y),
+        ValueError,
+        "linear_softmax_cross_entropy: `kernel` must have shape (C, 3), got (3, 2): "
+        "of a Flax layer write `kernel.T`",
+    ),
+    (
+        lambda: F.linear_cross_entropy(X, X.T, Y),
+        ValueError,
+        "linear_cross_entropy: `linear_weight` must have shape (C, 3) or (C, d1, ..., dK, 3), "
+        "got (3, 2): of a Flax layer write `linear_weight.T`",
     ),
     (
         lambda: jaxloss.linear_softmax_cross_entropy(X, X, Y, bias=jnp.ones(3)),
@@ -680,6 +698,12 @@ STATIC = [
         ValueError,
         "ctc_loss: `targets` must have shape (2, S), or hold all targets in one dimension, "
         "got (1, 2)",
+    ),
+    (
+        lambda: F.ctc_loss(IN_TIME.swapaxes(0, 1), SPOKEN, LENGTHS, (2, 2)),
+        ValueError,
+        f"ctc_loss: `targets` must have shape ({len(IN_TIME)}, S), or hold all targets in one "
+        "dimension, got (2, 2): `log_probs` is (T, N, C), so write `log_probs.swapaxes(0, 1)`",
     ),
     (
         lambda: F.ctc_loss(IN_TIME, SPOKEN[0], LENGTHS, (2, 2)),

@@ -86,6 +86,32 @@ def test_functional_is_an_attribute():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
 
 
+HINTS = {
+    "nnx": " before `import jaxloss.nnx`",
+    "linen": " before `import jaxloss.linen`",
+    "mse_loss": "; torch's functions are in `jaxloss.functional`",
+    "MSELoss": "; torch's classes are in `jaxloss.nnx` and `jaxloss.linen`",
+    "mse": "",
+    "__wrapped__": "",
+}
+
+
+def test_an_error_says_where_a_name_of_another_door_is():
+    # In a process of its own, in which nobody has imported `jaxloss.nnx`.
+    code = f"""
+import jaxloss
+for name in {[*HINTS]}:
+    try:
+        getattr(jaxloss, name)
+    except AttributeError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, check=True, cwd=ROOT.parent, capture_output=True, text=True)
+    wanted = [f"module 'jaxloss' has no attribute {name!r}{hint}" for name, hint in HINTS.items()]
+    assert ran.stdout.splitlines() == wanted
+
+
 # What has tests of its own instead of a row: it returns no losses, or holds parameters.
 ROWLESS = {
     jaxloss: {

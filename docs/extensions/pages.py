@@ -129,8 +129,20 @@ def write_families(app, config) -> None:
         write(FAMILIES / f"{name}.rst", "\n".join(lines))
 
 
+def let_names_break(app, page, template, context, doctree) -> None:
+    """Long names may break between their words, in tables, titles and the list of pages."""
+
+    def broken(match: re.Match) -> str:
+        return re.sub(r"(?<=[._/])(?=\w)|(?<=[a-z])(?=[A-Z])", "<wbr>", match[0])
+
+    for part in {"body", "furo_navigation_tree"} & context.keys():
+        context[part] = re.sub(r"(?<=>)[\w./]{12,}(?=<)", broken, context[part])
+
+
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", write_families)
+    # Behind the theme, which makes the list of pages.
+    app.connect("html-page-context", let_names_break, priority=900)
     app.connect("source-read", read_own)
     app.connect("include-read", read_included)
     return {"parallel_read_safe": True}

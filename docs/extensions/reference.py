@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pictures
+from flax import linen
 from pages import DOORS, public
 from sphinx.errors import ExtensionError
 from sphinx.util.inspect import stringify_signature
@@ -143,9 +144,31 @@ def door_lines(name: str) -> list[str]:
     return [".. seealso:: " + ", ".join(f"`{other}`" for other in others)] if others else []
 
 
+def methods_of(owner: type) -> list[str]:
+    """What the library defines for the caller of a class: `__call__`, and what is no hook."""
+    # A default that is a function looks like a method.
+    others = {*getattr(owner, "__dataclass_fields__", ()), *vars(linen.Module)} - {"__call__"}
+    return [
+        method
+        for method, value in inspect.getmembers(owner, inspect.isfunction)
+        if value.__module__.startswith("jaxloss.") and method not in others
+        if method == "__call__" or not method.startswith("_")
+    ]
+
+
 def document(app, what, name, value, options, lines) -> None:
     if name in documented():
         lines[:] = as_page(name, lines)
+    elif name.endswith(".__call__"):
+        # Without a docstring of its own Python says that of `type`.
+        lines[:] = []
+
+
+def offer_methods(app, config) -> None:
+    classes = {name: value for name, value in documented().items() if inspect.isclass(value)}
+    config.autosummary_context["own_methods"] = {
+        name: methods_of(value) for name, value in classes.items()
+    }
 
 
 def sign(app, what, name, value, options, signature, returned):
@@ -157,6 +180,7 @@ def sign(app, what, name, value, options, signature, returned):
 
 
 def setup(app) -> dict[str, bool]:
+    app.connect("config-inited", offer_methods)
     # Before napoleon reads the sections.
     app.connect("autodoc-process-docstring", document, priority=400)
     app.connect("autodoc-process-signature", sign)

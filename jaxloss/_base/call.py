@@ -20,6 +20,12 @@ from jaxloss._base.arguments import Argument, declared
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# What does the work of an argument that torch's function has.
+_INSTEAD = {
+    "reduction": "it returns one loss per example, which `jaxloss.reduce` reduces",
+    "ignore_index": "`where=` says what takes part, as in `where=(labels != -100)[..., None]`",
+}
+
 
 def public(
     *,
@@ -178,9 +184,10 @@ class Program:
             self.fun(*args, **kwargs)
         except TypeError as error:
             words = str(error)
-            if "reduction" in kwargs and "reduction" not in self.arguments:
-                words = words.partition(". Did you mean")[0]  # It did not.
-                words += "; it returns one loss per example, which `jaxloss.reduce` reduces"
+            for name, instead in _INSTEAD.items():
+                if name in kwargs and name not in self.arguments:
+                    words = words.partition(". Did you mean")[0]  # It did not.
+                    words += f"; {instead}"
             raise TypeError(words) from None
 
 

@@ -269,7 +269,8 @@ def broadcast(
     """`value` broadcast to the shape of `like`, which it must not enlarge."""
     if not _fits(value, like, same_rank=same_rank):
         rank = f" with {like.ndim} dimensions" if same_rank else ""
-        fail(ValueError, name, f"broadcast to {like.shape}{rank}", value.shape)
+        got = f"{value.shape}{_with_axes(name, value, like)}"
+        fail(ValueError, name, f"broadcast to {like.shape}{rank}", got)
     return jnp.broadcast_to(value, like.shape)
 
 
@@ -278,6 +279,14 @@ def _fits(value: jax.Array, like: Shaped, *, same_rank: bool) -> bool:
         return False
     sizes = zip(reversed(value.shape), reversed(like.shape), strict=False)
     return all(size in (1, full) for size, full in sizes)
+
+
+def _with_axes(name: str, value: jax.Array, like: Shaped) -> str:
+    """How to write a value whose last dimensions are missing."""
+    missing = like.ndim - value.ndim
+    if missing <= 0 or not value.ndim or value.shape != like.shape[: value.ndim]:
+        return ""
+    return f": write `{name}[{', '.join(['...', *['None'] * missing])}]`"
 
 
 def number(name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
@@ -306,11 +315,8 @@ def mask(where: ArrayLike | None, name: str, like: Shaped) -> jax.Array | None:
         fail(TypeError, "where", "be a boolean array", f"{where.dtype}: {hint}")
     if not _fits(where, like, same_rank=True):
         rule = f"have the rank of {_known_as(name)} and broadcast to its shape {like.shape}"
-        got = str(where.shape)
-        if not where.ndim:
-            got += ": leave it out where everything takes part"
-        elif where.ndim < like.ndim and where.shape == like.shape[: where.ndim]:
-            got += f": write `where[{', '.join(['...', *['None'] * (like.ndim - where.ndim)])}]`"
+        everything = "" if where.ndim else ": leave it out where everything takes part"
+        got = f"{where.shape}{everything or _with_axes('where', where, like)}"
         fail(ValueError, "where", rule, got)
     return meshes.laid_as(where, like) if isinstance(like, jax.Array) else where
 

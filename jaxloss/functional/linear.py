@@ -87,7 +87,9 @@ def linear_cross_entropy(
     features = input.shape[-1]
     if linear_weight.ndim < 2 or linear_weight.shape[-1] != features:
         rule = f"have shape (C, {features}) or (C, d1, ..., dK, {features})"
-        checks.fail(ValueError, "linear_weight", rule, linear_weight.shape)
+        is_flax = linear_weight.ndim == 2 and linear_weight.shape[0] == features
+        hint = ": of a Flax layer write `linear_weight.T`" if is_flax else ""
+        checks.fail(ValueError, "linear_weight", rule, f"{linear_weight.shape}{hint}")
     classes, *places = linear_weight.shape[:-1]
     if places and input.ndim == 1:
         rule = f"have shape (N, {features}), since `linear_weight` has positions {tuple(places)}"

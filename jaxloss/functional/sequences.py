@@ -111,7 +111,9 @@ def _ctc_loss(
         targets = targets[None]
     if targets.ndim != 2 or targets.shape[0] != examples:
         rule = f"have shape ({examples}, S), or hold all targets in one dimension"
-        checks.fail(ValueError, "targets", rule, targets.shape)
+        swapped = targets.ndim == 2 and targets.shape[0] == frames
+        hint = ": `log_probs` is (T, N, C), so write `log_probs.swapaxes(0, 1)`" if swapped else ""
+        checks.fail(ValueError, "targets", rule, f"{targets.shape}{hint}")
     lengths = {"input_lengths": input_lengths, "target_lengths": target_lengths}
     if not batched:
         lengths = {name: _with_batch(x) for name, x in lengths.items()}

@@ -84,7 +84,10 @@ class Layer(NamedTuple):
             checks.fail(ValueError, names[0], "have shape (..., D)", inputs.shape)
         features = inputs.shape[-1]
         if kernel.ndim != 2 or kernel.shape[1] != features:
-            checks.fail(ValueError, names[1], f"have shape (C, {features})", kernel.shape)
+            is_flax = kernel.ndim == 2 and kernel.shape[0] == features
+            hint = f": of a Flax layer write `{names[1]}.T`" if is_flax else ""
+            got = f"{kernel.shape}{hint}"
+            checks.fail(ValueError, names[1], f"have shape (C, {features})", got)
         if not len(kernel):
             checks.fail(ValueError, names[1], "hold a row for at least one class", kernel.shape)
         layer = cls(inputs, kernel, None)
