@@ -59,6 +59,21 @@ class How(NamedTuple):
     axis_name: AxisName = None
     precision: PrecisionLike = None  # Of every product.
     blocks: int = 1  # Of a portion of the examples, whose products are made at once.
+    # Of how many classes each device then makes the kernels' gradients at a time, if not of all.
+    classes: int | None = None
+    features: tuple[tuple[str, ...], ...] = ()  # Mesh axes that each kernel is gathered over.
+
+    def whole(self, shared: Shared) -> Shared:
+        """What examples share, or tangents of it, with all features of the kernels."""
+        kernels = tuple(
+            lax.all_gather(x, axes, axis=1, tiled=True) if axes and x is not None else x
+            for x, axes in zip(shared.kernels, self.gathered(shared), strict=True)
+        )
+        return shared._replace(kernels=kernels)
+
+    def gathered(self, shared: Shared) -> tuple[tuple[str, ...], ...]:
+        """Over which mesh axes the features of each kernel are gathered."""
+        return self.features or ((),) * len(shared.kernels)
 
     @property
     def axes(self) -> tuple[str, ...]:
