@@ -64,9 +64,7 @@ def _jvp(primals, tangents, **maps):
     known, x = primals[:fixed], primals[fixed:]
     dots = []
     if any(type(dot) is not ad.Zero for dot in tangents[fixed:]):
-        dots.append(
-            linear_map_p.bind(*known, *map(ad.instantiate_zeros, tangents[fixed:]), **maps)
-        )
+        dots.append(linear_map_p.bind(*known, *map(ad.instantiate_zeros, tangents[fixed:]), **maps))
     moving = {i: dot for i, dot in enumerate(tangents[:fixed]) if type(dot) is not ad.Zero}
     if moving:
         # Of what is given it is differentiated as JAX would.
@@ -110,6 +108,10 @@ def _zeros(shape, like):
 
 
 def _batched(axis, operands, dims, *, there, back, sizes):
+    named = any(getattr(effect, "name", None) == axis.name for effect in there.effects)
+    if not named and all(dim is None for dim in dims):
+        found = linear_map_p.bind(*operands, there=there, back=back, sizes=sizes)
+        return found, [None] * len(found)
     *fixed, x = _parts(operands, sizes)
     *fixed_dims, x_dims = _parts(dims, sizes)
     known = [y for part in fixed for y in part]
@@ -124,7 +126,7 @@ def _batched(axis, operands, dims, *, there, back, sizes):
 
         f = jax.vmap(
             f,
-            (fixed_dims[which], fixed_dims[2], 0),
+            (tuple(fixed_dims[which]), tuple(fixed_dims[2]), 0),
             axis_name=axis.name,
             axis_size=axis.size,
             spmd_axis_name=axis.spmd_name,
@@ -132,14 +134,11 @@ def _batched(axis, operands, dims, *, there, back, sizes):
 
         def of_known(known, x):
             parts = _parts(known, sizes)
-            return f(parts[which], parts[2], x)
+            return f(tuple(parts[which]), tuple(parts[2]), tuple(x))
 
         return of_known
 
-    like = [
-        _zeros((axis.size, *v.aval.shape), v.aval)
-        for v in there.outvars
-    ]
+    like = [_zeros((axis.size, *v.aval.shape), v.aval) for v in there.outvars]
     found = linear_map(mapped(there, 0), mapped(back, 1), known, x, like)
     return found, [0] * len(found)
 

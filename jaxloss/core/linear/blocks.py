@@ -73,7 +73,7 @@ def _taken(x: jax.Array, order: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _of_blocks(rows: Rows, shared: Shared, how: How, sparse: bool) -> Any:
-    shared = how.whole(shared)
+    shared = _whole(shared, how)
     return each(lambda rows: _block(rows, shared, how), rows, shared if sparse else None)
 
 
@@ -83,8 +83,8 @@ def _of_blocks_jvp(how, sparse, primals, tangents):
     primals, dots = _differentiated(primals, tangents)
 
     def along(primals: tuple[Rows, Shared], dots: tuple[Rows, Shared]) -> Any:
-        rows, shared = _same(primals[0], how), how.whole(primals[1])
-        dots = meshes.varying((dots[0], how.whole(dots[1])), primals)
+        rows, shared = _same(primals[0], how), _whole(primals[1], how)
+        dots = meshes.varying((dots[0], _whole(dots[1], how)), primals)
         own = partition((rows, shared), dots)[0]
         rows_dot, shared_dot = jax.tree.map(lambda dot, x: dot.astype(x.dtype), dots, own)
 
@@ -105,8 +105,10 @@ def _of_blocks_jvp(how, sparse, primals, tangents):
         if how.classes is None:
             found = _results_and_gradients(*primals, factors, dots, how, sparse)[1]
             return gradients.laid(found, dots, how)
-        known = _results_and_slopes(*primals, factors, dots, how)[1]
-        return gradients.of_all(known, 1, dots, how)
+        _, found, slopes = _results_and_slopes(*primals, factors, dots, how)
+        (to_rows, to_shared), kernels = gradients.laid(found, dots, how), dots[1].kernels
+        kernels = gradients.of_kernels(_same(primals[0], how), slopes, 1, kernels, how)
+        return to_rows, to_shared._replace(kernels=kernels)
 
     # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
     # array of its size.
@@ -145,19 +147,22 @@ def _sum_of_losses_jvp(how, primals, tangents):
     (rows, shared), dots = _differentiated(primals, tangents)
     if how.classes is None:
         losses, found = _results_and_gradients(rows, shared, None, dots, how, False)
-        total, dot = jnp.sum(losses), gradients.along(found, dots, how)
+        dot = gradients.along(found, dots, how)
     else:
-        losses, known = _results_and_slopes(rows, shared, None, dots, how)
-        total = jnp.sum(losses)
-        dot = xla.linear(
-            lambda known, dots: gradients.along_slopes(known, dots, how),
-            lambda known, factor: gradients.of_all(known, factor, dots, how),
-            known,
-            dots,
-            meshes.varying(total, known),
-        )
-        dot = lax.psum(dot, how.axis_name) if how.axes else dot
-    return meshes.agreed(total, how.axes), dot
+        losses, found, slopes = _results_and_slopes(rows, shared, None, dots, how)
+        kernels, dots = dots[1].kernels, (dots[0], dots[1]._replace(kernels=found[1].kernels))
+        dot = gradients.along(found, dots, how)
+        if jax.tree.leaves(kernels):
+            # A kernel's gradient is rounded once: after the factor, and whole.
+            of_kernels = xla.linear(
+                lambda known, kernels: gradients.along_kernels(*known, kernels, how),
+                lambda known, factor: gradients.of_kernels(*known, factor, kernels, how),
+                (_same(rows, how), slopes),
+                kernels,
+                meshes.varying(jnp.sum(losses), (rows, slopes)),
+            )
+            dot += lax.psum(of_kernels, how.axis_name) if how.axes else of_kernels
+    return meshes.agreed(jnp.sum(losses), how.axes), dot
 
 
 sum_of_losses.defjvp(_sum_of_losses_jvp, symbolic_zeros=True)
@@ -187,7 +192,7 @@ def _results_and_gradients(
 
     The gradients are those of the leaves that `moving` has.
     """
-    rows, shared, (rows_moving, shared_moving) = _same(rows, how), how.whole(shared), moving
+    rows, shared, (rows_moving, shared_moving) = _same(rows, how), _whole(shared, how), moving
 
     def portion(so_far, rows_and_factors):
         rows, _ = rows_and_factors
@@ -202,10 +207,7 @@ def _results_and_gradients(
                 kernel_so_far = add_to_kernel(kernel_so_far, slope, inputs, how.precision)
             if x_moving is None:
                 return None, kernel_so_far
-            of_inputs = rows.present(to_inputs(slope, kernel, how.precision).reshape(x.shape))
-            of_inputs = meshes.summed(of_inputs, x_moving)
-            # What float16 cannot hold the mean may still divide.
-            return of_inputs if is_narrow(x) else of_inputs.astype(x.dtype), kernel_so_far
+            return _of_inputs(slope, kernel, rows, x, x_moving, how), kernel_so_far
 
         layers = rows.inputs, shared.kernels, slopes, rows_moving.inputs, kernels
         of_inputs, kernels = zip(*map(operands, *layers), strict=True)
@@ -223,20 +225,31 @@ def _results_and_gradients(
 
 def _results_and_slopes(
     rows: Rows, shared: Shared, factors: Any, moving: tuple[Rows, Shared], how: How
-) -> tuple[Any, gradients.Known]:
-    """The results of all blocks, and what their gradients are made of."""
-    rows = _same(rows, how)
-    whole = how.whole(shared)
-    nothing = _nothing(shared, moving[1])._replace(kernels=None)
-    to_shared, (to_rows, found, slopes) = _slopes(nothing, (rows, factors), whole, moving, how)
-    return found, gradients.Known(rows, shared, slopes, to_rows, to_shared)
+) -> tuple[Any, tuple[Rows, Shared], gradients.Slopes]:
+    """`_results_and_gradients`, with the gradients of all logits in place of the kernels'."""
+    rows, shared, (rows_moving, shared_moving) = _same(rows, how), _whole(shared, how), moving
+    nothing = _nothing(shared, shared_moving)._replace(kernels=None)
+
+    def block(so_far, rows_and_factors):
+        rows, _ = rows_and_factors
+        so_far, (to_rows, found, slopes) = _slopes(so_far, rows_and_factors, shared, moving, how)
+        of_inputs = tuple(
+            None if x_moving is None else _of_inputs(slope, kernel, rows, x, x_moving, how)
+            for slope, kernel, x, x_moving in zip(
+                slopes, shared.kernels, rows.inputs, rows_moving.inputs, strict=True
+            )
+        )
+        return so_far, (to_rows._replace(inputs=of_inputs), found, slopes)
+
+    to_shared, (to_rows, found, slopes) = scan(block, nothing, (rows, factors))
+    none = (None,) * len(shared.kernels)
+    return found, (to_rows, to_shared._replace(kernels=none)), slopes
 
 
 def _slopes(
     so_far: Shared, rows_and_factors: Any, shared: Shared, moving: tuple[Rows, Shared], how: How
 ) -> tuple[Shared, tuple[Rows, Any, tuple[Slope | None, ...]]]:
-    """Of the blocks of a portion: gradients, without those of inputs and kernels, results, and
-    the gradients of the logits."""
+    """Gradients but for those of inputs and kernels, results, and the gradients of the logits."""
     rows_moving, shared_moving = moving
     layers = zip(rows_moving.inputs, shared_moving.kernels, strict=True)
     # The layers whose product has a gradient that somebody wants.
@@ -269,9 +282,22 @@ def _slopes(
         so_far = jax.tree.map(jnp.add, so_far, to_shared._replace(kernels=None))
         return so_far, (to_rows._replace(inputs=None), found, slopes)
 
-    if how.blocks == 1 and how.classes is None:
+    if how.blocks == 1 or how.classes is not None:
         return block(so_far, rows_and_factors)
     return scan(block, so_far, rows_and_factors)
+
+
+def _of_inputs(
+    slope: Slope, kernel: jax.Array, rows: Rows, x: jax.Array, like: jax.Array, how: How
+) -> jax.Array:
+    found = rows.present(to_inputs(slope, kernel, how.precision).reshape(x.shape))
+    found = meshes.summed(found, like)
+    # What float16 cannot hold the mean may still divide.
+    return found if is_narrow(x) else found.astype(x.dtype)
+
+
+def _whole(shared: Shared, how: How) -> Shared:
+    return shared._replace(kernels=how.whole(shared.kernels))
 
 
 def _nothing(shared: Shared, moving: Shared) -> Shared:

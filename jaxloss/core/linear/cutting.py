@@ -25,7 +25,7 @@ _BLOCK_EXAMPLES = 1024
 # few for a product to be limited by arithmetic, and how many numbers of the kernel's gradient are
 # made at a time, of whole tiles of classes.
 _SHARED_BLOCKS = 8
-_SHARED_BLOCK_EXAMPLES = 256
+_SHARED_BLOCK_EXAMPLES = 512
 _PORTION = 2**24
 _LANES = 128
 

@@ -63,17 +63,16 @@ class How(NamedTuple):
     classes: int | None = None
     features: tuple[tuple[str, ...], ...] = ()  # Mesh axes that each kernel is gathered over.
 
-    def whole(self, shared: Shared) -> Shared:
-        """What examples share, or tangents of it, with all features of the kernels."""
-        kernels = tuple(
+    def whole(self, kernels: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The kernels, or tangents of some of them, with all of their features."""
+        return tuple(
             lax.all_gather(x, axes, axis=1, tiled=True) if axes and x is not None else x
-            for x, axes in zip(shared.kernels, self.gathered(shared), strict=True)
+            for x, axes in zip(kernels, self.gathered(kernels), strict=True)
         )
-        return shared._replace(kernels=kernels)
 
-    def gathered(self, shared: Shared) -> tuple[tuple[str, ...], ...]:
+    def gathered(self, kernels: tuple[Any, ...]) -> tuple[tuple[str, ...], ...]:
         """Over which mesh axes the features of each kernel are gathered."""
-        return self.features or ((),) * len(shared.kernels)
+        return self.features or ((),) * len(kernels)
 
     @property
     def axes(self) -> tuple[str, ...]:
