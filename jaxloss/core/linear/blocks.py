@@ -110,25 +110,13 @@ def _of_blocks_jvp(how, sparse, primals, tangents):
         kernels = gradients.of_kernels(_same(primals[0], how), slopes, 1, kernels, how)
         return to_rows, to_shared._replace(kernels=kernels)
 
-    # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
-    # array of its size.
-    if how.axis_name is None:
-        dot = xla.linear(along, transposed, primals, dots, smooth)
-    elif not jax.typeof(lax.axis_index(how.axis_name)).mat.varying:
+    if how.axes and not jax.typeof(lax.axis_index(how.axis_name)).mat.varying:
         # Inside `jax.shard_map(check_vma=False)` only JAX knows what a transpose has to add up.
         dot = along(*jax.tree.map(widened, (primals, dots)))
     else:
-        # A linear equation has to vary over the same devices in all results: each device has an
-        # equal share of the tangent, and of the gradients what its own classes add.
-        devices = lax.axis_size(how.axis_name)
-
-        def share(primals, dots):
-            return meshes.varying(
-                jax.tree.map(lambda x: x / devices, along(primals, dots)), primals
-            )
-
-        dot = xla.linear(share, transposed, primals, dots, meshes.varying(smooth, primals))
-        dot = lax.psum(dot, how.axis_name)
+        # The transpose that JAX would make of this loop keeps, besides the kernel's gradient,
+        # another array of its size.
+        dot = xla.linear(along, transposed, primals, dots, smooth)
     return found, combine(dot, unmoved(others))
 
 
@@ -154,14 +142,13 @@ def _sum_of_losses_jvp(how, primals, tangents):
         dot = gradients.along(found, dots, how)
         if jax.tree.leaves(kernels):
             # A kernel's gradient is rounded once: after the factor, and whole.
-            of_kernels = xla.linear(
+            dot += xla.linear(
                 lambda known, kernels: gradients.along_kernels(*known, kernels, how),
                 lambda known, factor: gradients.of_kernels(*known, factor, kernels, how),
                 (_same(rows, how), slopes),
                 kernels,
-                meshes.varying(jnp.sum(losses), (rows, slopes)),
+                jnp.sum(losses),
             )
-            dot += lax.psum(of_kernels, how.axis_name) if how.axes else of_kernels
     return meshes.agreed(jnp.sum(losses), how.axes), dot
 
 

@@ -108,11 +108,14 @@ def _counts(
         # The gradients of so many logits are as large as the kernel in float32, which is needed
         # besides only if they are more.
         at_once = -(-copies * examples // meshes.spread())
-        portions = 1 if at_once <= 2 * features else min(count, -(-at_once // features))
-        if portions == 1 and meshes.are_shared(rows.inputs[0]):
-            fewest_blocks = min(_SHARED_BLOCKS, -(-at_once // _SHARED_BLOCK_EXAMPLES))
-            count = divisor_near(most, max(count, fewest_blocks))
+        shared_kernel = meshes.are_shared(rows.inputs[0])
+        if at_once <= 2 * features and shared_kernel:
+            blocks = min(_SHARED_BLOCKS, -(-at_once // _SHARED_BLOCK_EXAMPLES))
+            count = divisor_near(most, max(count, blocks))
             return count, count, max(_LANES, _PORTION // features // _LANES * _LANES)
+        # Where devices share the kernel they have other things to hold besides.
+        portion = max(1, features // 2) if shared_kernel else features
+        portions = 1 if at_once <= 2 * features else min(count, -(-at_once // portion))
     blocks = -(-count // portions)
     return divisor_near(most, portions * blocks, blocks), blocks, None
 

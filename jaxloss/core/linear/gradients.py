@@ -44,7 +44,8 @@ def along_kernels(rows: Rows, slopes: Slopes, dots: Kernels, how: How) -> jax.Ar
         for x, slope, dot in zip(rows.inputs, slopes, how.whole(dots), strict=True)
         if dot is not None
     ]
-    return sum(parts[1:], parts[0])
+    total = sum(parts[1:], parts[0])
+    return lax.psum(total, how.axes) if how.axes else total
 
 
 def along(found: tuple[Rows, Shared], dots: tuple[Rows, Shared], how: How) -> jax.Array:
