@@ -341,7 +341,7 @@ def test_the_transpose_is_the_one_by_hand():
         np.testing.assert_allclose(way(xla.linear, x), way(automatic, x), rtol=1e-6)
     with pytest.raises(NotImplementedError, match="linear_call"):  # Else `linear` may go.
         batch(called, jnp.ones(X.shape))
-    # The equation around it takes nothing.
+    # Nothing stands around it.
     assert np.all(cost(functools.partial(pull, xla.linear), X) < [0.1, 2.1])
 
 
@@ -353,7 +353,7 @@ def test_linear(dtype):
     w = np.array([2, -0.5, 3, 0], dtype)
     x = np.array([0.25, 4, -1, 5], dtype)
     nothing, one = np.zeros_like(x), np.ones_like(x)
-    # By w it is differentiated as JAX would, which asks for the dependences that `tied` states.
+    # By w it is differentiated as JAX would.
     check(scaled, [w, x], w * x, [x, w], [[nothing, one], [one, nothing]])
 
 
@@ -371,6 +371,71 @@ def test_a_part_of_a_linear_solution_may_be_known():
     x, y = jnp.arange(3.0), jnp.ones(3)
     np.testing.assert_array_equal(jax.grad(lambda y: jnp.sum(f(x, y)))(y), np.full(3, 10))
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(f(x, y)))(x), np.full(3, 5))
+
+
+def solved(f, transpose, given, x, like):
+    """y - f(given, x) = 0 for a given x, by a solver of its own."""
+
+    def equation(both):
+        return both[0], both[1] - f(given, both[0])
+
+    def solve(_, right):
+        return right[0], right[1] + f(given, right[0])
+
+    def transposed(_, right):
+        return right[0] + transpose(given, right[1]), right[1]
+
+    nothing = lax.pcast(jnp.zeros_like(like), "d", to="varying")
+    return lax.custom_linear_solve(equation, (x, nothing), solve, transposed)[1]
+
+
+def test_what_devices_share_is_added_up_by_hand():
+    def slope(linear, w, x):
+        """Of a row of w, which devices share, times their own rows."""
+
+        def along(w, x):
+            return linear(
+                lambda x, w: lax.pcast(w, "d", to="varying") * x,
+                lambda x, y: lax.psum(y * x, "d"),
+                x,
+                w,
+                x,
+            )
+
+        return jax.grad(lambda w: jnp.sum(along(w, x)))(w)
+
+    def program(linear):
+        f = functools.partial(slope, linear)
+        return jax.shard_map(f, mesh=mesh(AxisType.Auto), in_specs=(P(), P("d")), out_specs=P())
+
+    w, x = jnp.ones((1, 3)), jnp.arange(24.0).reshape(8, 3)
+    np.testing.assert_array_equal(jax.jit(program(xla.linear))(w, x), x.sum(0, keepdims=True))
+    text = jax.jit(program(xla.linear)).lower(w, x).as_text()
+    assert text.count("all_reduce") == 1  # By hand, and JAX adds up nothing once more.
+    with pytest.raises((TypeError, ValueError), match="vary"):  # Else that would do.
+        jax.jit(program(solved))(w, x)
+
+
+def test_a_linear_map_in_a_mapped_axis():
+    def f(w, x):
+        return xla.linear(
+            lambda w, x: lax.psum(w * x, "i"), lambda w, y: w * lax.psum(y, "i"), w, x, x
+        )
+
+    def automatic(w, x):
+        return lax.psum(w * x, "i")
+
+    w, x = jnp.arange(1.0, 4), jnp.arange(12.0).reshape(4, 3)
+    for axes in ((None, 0), (0, None), (None, None)):
+        given = [
+            a if axis is None else jnp.stack([a] * 4)
+            for a, axis in zip((w, x[0]), axes, strict=True)
+        ]
+
+        def mapped(f, *args, axes=axes):
+            return jax.vmap(f, axes, axis_name="i", axis_size=4)(*args)
+
+        np.testing.assert_allclose(mapped(f, *given), mapped(automatic, *given))
 
 
 def test_a_tied_value_varies_over_the_same_devices():

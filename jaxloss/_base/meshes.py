@@ -49,6 +49,11 @@ def are_in_force(x: jax.Array) -> bool:
     return spread() > 1 or bool(explicit_axes(x)[1])
 
 
+def are_shared(x: jax.Array) -> bool:
+    """Whether other devices may hold another part of the same array."""
+    return spread() > 1 or bool(jax.typeof(x).mat.varying)
+
+
 def laid(arrays: T, mesh: Any, specs: Any) -> T:
     """The arrays, all that stand in the place of a specification as that says."""
 
@@ -91,6 +96,12 @@ def varying(tree: T, like: Any) -> T:
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(vary, tree)
+
+
+def summed(x: jax.Array, like: jax.Array) -> jax.Array:
+    """x, added up over the devices of a `jax.shard_map` that hold `like` alike."""
+    axes = tuple(sorted(jax.typeof(x).mat.varying - jax.typeof(like).mat.varying))
+    return lax.psum(x, axes) if axes else x
 
 
 def agreed(x: Any, axes: tuple[str, ...]) -> Any:

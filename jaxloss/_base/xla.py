@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxloss._base import meshes
+from jaxloss._base.linear_map import linear_map
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -266,32 +267,25 @@ def linear(
 
     The transpose that JAX makes of a gather is a scatter, and that of a loop over blocks keeps
     another array of the kernel's size: for 1024 features and 8192 classes 51 MB instead of 18, and
-    1.6 of the bytes, on a CPU. `jax.custom_derivatives.linear_call` would say it directly, but
-    cannot be vmapped. A linear equation with its own solver can: y - f(given, x) = 0 for a given x,
-    which itself takes no time. It may go when `linear_call` can be vmapped.
+    1.6 of the bytes, on a CPU. This is a primitive of its own, since
+    `jax.custom_derivatives.linear_call` cannot be vmapped. A linear equation with its own solver
+    can, but all its parts have to vary over the same devices of a `jax.shard_map`, so that the
+    gradient of what devices share would be whole and in float32 on each before it is added up. It
+    may go when `linear_call` can be mapped.
     """
 
-    f = jax.jit(f)  # Traced once for the equation and its solver.
-    # All or none of a solution's parts may be differentiated.
-    x = jax.tree.map(lambda z: tied(z, x), x)
+    leaves, tree = jax.tree.flatten(x)
+    known, tree_known = jax.tree.flatten(given)
+    wanted, tree_wanted = jax.tree.flatten(like)
 
-    def equation(both):
-        x, y = both
-        one = tied(jnp.ones(()), given)
-        rest = jax.tree.map(jnp.subtract, y, f(given, x))
-        return jax.tree.map(lambda z: z * one.astype(z.dtype), (x, rest))
+    def there(known, leaves):
+        return jax.tree.leaves(f(tree_known.unflatten(known), tree.unflatten(leaves)))
 
-    def solve(_, right):
-        x, y = right
-        return x, jax.tree.map(jnp.add, y, f(given, x))
+    def back(known, leaves):
+        known, leaves = tree_known.unflatten(known), tree_wanted.unflatten(leaves)
+        return jax.tree.leaves(transpose(known, leaves))
 
-    def transposed_solve(_, right):
-        x, y = right
-        return jax.tree.map(jnp.add, x, transpose(given, y)), y
-
-    right = x, jax.tree.map(lambda z: tied(jnp.zeros_like(z), x), like)
-    x, y = lax.custom_linear_solve(equation, right, solve, transposed_solve)
-    return jax.tree.map(lambda z: tied(z, x), y)
+    return tree_wanted.unflatten(linear_map(there, back, known, leaves, wanted))
 
 
 def apart(x: jax.Array) -> jax.Array:
@@ -309,10 +303,9 @@ def apart(x: jax.Array) -> jax.Array:
 def tied(value: jax.Array, to: Any) -> jax.Array:
     """The value, which now counts as depending on all numbers in `to`.
 
-    JAX differentiates a linear equation only if all of it depends on what is differentiated, and
-    raises an error otherwise. Inside `jax.shard_map` JAX also infers from what a value depends on
-    over which devices it varies, which must be the same in both branches of a condition. XLA folds
-    this away. It may go with `linear`, and once branches may differ.
+    Inside `jax.shard_map` JAX infers from what a value depends on over which devices it varies,
+    which must be the same in both branches of a condition. XLA folds this away. It may go once
+    branches may differ.
     """
     leaves = [x for x in jax.tree.leaves(to) if jnp.issubdtype(x.dtype, jnp.floating)]
     nothing = sum(jnp.sum(x).astype(value.dtype) for x in leaves)

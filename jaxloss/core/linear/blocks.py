@@ -17,8 +17,16 @@ from jax import lax
 
 from jaxloss._base import checks, meshes, xla
 from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.linear import gradients
 from jaxloss.core.linear.cutting import padded
-from jaxloss.core.linear.partition import combine, differentiable, partition, tangents_of, unmoved
+from jaxloss.core.linear.partition import (
+    combine,
+    differentiable,
+    partition,
+    tangents_of,
+    unmoved,
+    widened,
+)
 from jaxloss.core.linear.problem import How, Rows, Shared, along_last
 from jaxloss.core.linear.products import Slope, add_to_kernel, is_narrow, product, to_inputs
 from jaxloss.core.linear.scanning import each, scan
@@ -65,17 +73,19 @@ def _taken(x: jax.Array, order: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _of_blocks(rows: Rows, shared: Shared, how: How, sparse: bool) -> Any:
+    shared = _whole(shared, how)
     return each(lambda rows: _block(rows, shared, how), rows, shared if sparse else None)
 
 
 def _of_blocks_jvp(how, sparse, primals, tangents):
     found = _of_blocks(*primals, how, sparse)
     smooth, others = differentiable(found)
-    primals, dots = _differentiated(primals, tangents, how)
+    primals, dots = _differentiated(primals, tangents)
 
     def along(primals: tuple[Rows, Shared], dots: tuple[Rows, Shared]) -> Any:
-        primals = rows, shared = _same(primals[0], how), primals[1]
-        own = partition(primals, dots)[0]
+        rows, shared = _same(primals[0], how), _whole(primals[1], how)
+        dots = meshes.varying((dots[0], _whole(dots[1], how)), primals)
+        own = partition((rows, shared), dots)[0]
         rows_dot, shared_dot = jax.tree.map(lambda dot, x: dot.astype(x.dtype), dots, own)
 
         def block(rows_and_dot):
@@ -91,29 +101,22 @@ def _of_blocks_jvp(how, sparse, primals, tangents):
 
         return each(block, (rows, rows_dot), (shared, shared_dot) if sparse else None)
 
-    def gradients(primals: tuple[Rows, Shared], factors: Any) -> tuple[Rows, Shared]:
-        found = _results_and_gradients(*primals, factors, dots, how, sparse)[1]
-        return jax.tree.map(lambda x, dot: x.astype(dot.dtype), found, dots)
+    def transposed(primals: tuple[Rows, Shared], factors: Any) -> tuple[Rows, Shared]:
+        if how.classes is None:
+            found = _results_and_gradients(*primals, factors, dots, how, sparse)[1]
+            return gradients.laid(found, dots, how)
+        _, found, slopes = _results_and_slopes(*primals, factors, dots, how)
+        (to_rows, to_shared), kernels = gradients.laid(found, dots, how), dots[1].kernels
+        kernels = gradients.of_kernels(_same(primals[0], how), slopes, 1, kernels, how)
+        return to_rows, to_shared._replace(kernels=kernels)
 
-    # The transpose that JAX would make of this loop keeps, besides the kernel's gradient, another
-    # array of its size.
-    if how.axis_name is None:
-        dot = xla.linear(along, gradients, primals, dots, smooth)
-    elif not jax.typeof(lax.axis_index(how.axis_name)).mat.varying:
+    if how.axes and not jax.typeof(lax.axis_index(how.axis_name)).mat.varying:
         # Inside `jax.shard_map(check_vma=False)` only JAX knows what a transpose has to add up.
-        dot = along(*jax.tree.map(_widened, (primals, dots)))
+        dot = along(*jax.tree.map(widened, (primals, dots)))
     else:
-        # A linear equation has to vary over the same devices in all parts: each device has an equal
-        # share of the tangent, and of the gradients what its own classes add.
-        devices = lax.axis_size(how.axis_name)
-
-        def share(primals, dots):
-            return meshes.varying(
-                jax.tree.map(lambda x: x / devices, along(primals, dots)), primals
-            )
-
-        dot = xla.linear(share, gradients, primals, dots, meshes.varying(smooth, primals))
-        dot = lax.psum(dot, how.axis_name)
+        # The transpose that JAX would make of this loop keeps, besides the kernel's gradient,
+        # another array of its size.
+        dot = xla.linear(along, transposed, primals, dots, smooth)
     return found, combine(dot, unmoved(others))
 
 
@@ -129,35 +132,46 @@ def sum_of_losses(rows: Rows, shared: Shared, how: How) -> jax.Array:
 def _sum_of_losses_jvp(how, primals, tangents):
     # Here the factor of every loss is known, so that a block's gradient can be made while its
     # logits exist: with three products of the kernel's size in all instead of four.
-    (rows, shared), dots = _differentiated(primals, tangents, how)
-    losses, gradients = _results_and_gradients(rows, shared, None, dots, how, False)
-    parts = jax.tree.map(lambda x, dot: jnp.sum(_widened(x) * _widened(dot)), gradients, dots)
-    total, dot = jnp.sum(losses), sum(jax.tree.leaves(parts))
-    return meshes.agreed(total, how.axes), dot if how.axis_name is None else lax.psum(
-        dot, how.axis_name
-    )
+    (rows, shared), dots = _differentiated(primals, tangents)
+    if how.classes is None:
+        losses, found = _results_and_gradients(rows, shared, None, dots, how, False)
+        dot = gradients.along(found, dots, how)
+    else:
+        losses, found, slopes = _results_and_slopes(rows, shared, None, dots, how)
+        kernels, dots = dots[1].kernels, (dots[0], dots[1]._replace(kernels=found[1].kernels))
+        dot = gradients.along(found, dots, how)
+        if jax.tree.leaves(kernels):
+            # A kernel's gradient is rounded once: after the factor, and whole.
+            dot += xla.linear(
+                lambda known, kernels: gradients.along_kernels(*known, kernels, how),
+                lambda known, factor: gradients.of_kernels(*known, factor, kernels, how),
+                (_same(rows, how), slopes),
+                kernels,
+                jnp.sum(losses),
+            )
+    return meshes.agreed(jnp.sum(losses), how.axes), dot
 
 
 sum_of_losses.defjvp(_sum_of_losses_jvp, symbolic_zeros=True)
 
 
 def _differentiated(
-    primals: tuple[Rows, Shared], tangents: tuple[Rows, Shared], how: How
+    primals: tuple[Rows, Shared], tangents: tuple[Rows, Shared]
 ) -> tuple[tuple[Rows, Shared], tuple[Rows, Shared]]:
-    """The problem, and the tangents of those of its leaves that have one."""
+    """The problem, and the tangents of those of its leaves that have one.
+
+    Inside `jax.shard_map` the problem varies over all devices, so that each finds its own part of a
+    gradient, and the tangents over those that they are of, which say what is added up when.
+    """
     rows_dot, shared_dot = tangents_of(tangents)
-    # A gradient that devices add up is rounded after that; those that share classes add up all.
-    rows_dot = jax.tree.map(_widened, rows_dot) if how.axes else rows_dot
-    dots = rows_dot, jax.tree.map(_widened, shared_dot)
-    # Inside `jax.shard_map` the gradients of what devices share add up here until the end.
-    return meshes.varying((primals, dots), primals)
+    return meshes.varying(primals, primals), (rows_dot, shared_dot)
 
 
 def _results_and_gradients(
     rows: Rows,
     shared: Shared,
     factors: Any,
-    moving: tuple[Any, Any],
+    moving: tuple[Rows, Shared],
     how: How,
     sparse: bool,
 ) -> tuple[Any, tuple[Rows, Shared]]:
@@ -165,7 +179,65 @@ def _results_and_gradients(
 
     The gradients are those of the leaves that `moving` has.
     """
-    rows, (rows_moving, shared_moving) = _same(rows, how), moving
+    rows, shared, (rows_moving, shared_moving) = _same(rows, how), _whole(shared, how), moving
+
+    def portion(so_far, rows_and_factors):
+        rows, _ = rows_and_factors
+        kernels, so_far = so_far.kernels, so_far._replace(kernels=None)
+        so_far, (to_rows, found, slopes) = _slopes(so_far, rows_and_factors, shared, moving, how)
+
+        def operands(x, kernel, slope, x_moving, kernel_so_far):
+            if slope is None:
+                return None, None
+            inputs, slope = gradients.merged((rows.present(x), slope), how)
+            if kernel_so_far is not None:
+                kernel_so_far = add_to_kernel(kernel_so_far, slope, inputs, how.precision)
+            if x_moving is None:
+                return None, kernel_so_far
+            return _of_inputs(slope, kernel, rows, x, x_moving, how), kernel_so_far
+
+        layers = rows.inputs, shared.kernels, slopes, rows_moving.inputs, kernels
+        of_inputs, kernels = zip(*map(operands, *layers), strict=True)
+        return so_far._replace(kernels=kernels), (to_rows._replace(inputs=of_inputs), found)
+
+    portions, besides = (rows, factors), shared if sparse else None
+    if how.blocks > 1:
+        portions = jax.tree.map(lambda x: x.reshape(-1, how.blocks, *x.shape[1:]), portions)
+    to_shared, out = scan(portion, _nothing(shared, shared_moving), portions, besides)
+    if how.blocks > 1:
+        out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+    to_rows, found = out
+    return found, (to_rows, to_shared)
+
+
+def _results_and_slopes(
+    rows: Rows, shared: Shared, factors: Any, moving: tuple[Rows, Shared], how: How
+) -> tuple[Any, tuple[Rows, Shared], gradients.Slopes]:
+    """`_results_and_gradients`, with the gradients of all logits in place of the kernels'."""
+    rows, shared, (rows_moving, shared_moving) = _same(rows, how), _whole(shared, how), moving
+    nothing = _nothing(shared, shared_moving)._replace(kernels=None)
+
+    def block(so_far, rows_and_factors):
+        rows, _ = rows_and_factors
+        so_far, (to_rows, found, slopes) = _slopes(so_far, rows_and_factors, shared, moving, how)
+        of_inputs = tuple(
+            None if x_moving is None else _of_inputs(slope, kernel, rows, x, x_moving, how)
+            for slope, kernel, x, x_moving in zip(
+                slopes, shared.kernels, rows.inputs, rows_moving.inputs, strict=True
+            )
+        )
+        return so_far, (to_rows._replace(inputs=of_inputs), found, slopes)
+
+    to_shared, (to_rows, found, slopes) = scan(block, nothing, (rows, factors))
+    none = (None,) * len(shared.kernels)
+    return found, (to_rows, to_shared._replace(kernels=none)), slopes
+
+
+def _slopes(
+    so_far: Shared, rows_and_factors: Any, shared: Shared, moving: tuple[Rows, Shared], how: How
+) -> tuple[Shared, tuple[Rows, Any, tuple[Slope | None, ...]]]:
+    """Gradients but for those of inputs and kernels, results, and the gradients of the logits."""
+    rows_moving, shared_moving = moving
     layers = zip(rows_moving.inputs, shared_moving.kernels, strict=True)
     # The layers whose product has a gradient that somebody wants.
     wanted = tuple(None if x is None and kernel is None else True for x, kernel in layers)
@@ -197,48 +269,28 @@ def _results_and_gradients(
         so_far = jax.tree.map(jnp.add, so_far, to_shared._replace(kernels=None))
         return so_far, (to_rows._replace(inputs=None), found, slopes)
 
-    def portion(so_far, rows_and_factors):
-        rows, _ = rows_and_factors
-        kernels, so_far = so_far.kernels, so_far._replace(kernels=None)
-        if how.blocks == 1:
-            so_far, (to_rows, found, slopes) = block(so_far, rows_and_factors)
-        else:
-            so_far, (to_rows, found, slopes) = scan(block, so_far, rows_and_factors)
+    if how.blocks == 1 or how.classes is not None:
+        return block(so_far, rows_and_factors)
+    return scan(block, so_far, rows_and_factors)
 
-        def operands(x, kernel, slope, x_moving, kernel_so_far):
-            if slope is None:
-                return None, None
-            inputs = rows.present(x)
-            if how.blocks > 1 and meshes.spread() == 1:
-                # Of matrices XLA's products for a CPU are better; merged, spread examples would
-                # move.
-                inputs, slope = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (inputs, slope))
-            if kernel_so_far is not None:
-                kernel_so_far = add_to_kernel(kernel_so_far, slope, inputs, how.precision)
-            if x_moving is None:
-                return None, kernel_so_far
-            of_inputs = rows.present(to_inputs(slope, kernel, how.precision).reshape(x.shape))
-            # What float16 cannot hold the mean may still divide; nor is it whole where devices
-            # share the classes.
-            if not (is_narrow(x) or how.axes):
-                of_inputs = of_inputs.astype(x.dtype)
-            return of_inputs, kernel_so_far
 
-        layers = rows.inputs, shared.kernels, slopes, rows_moving.inputs, kernels
-        of_inputs, kernels = zip(*map(operands, *layers), strict=True)
-        return so_far._replace(kernels=kernels), (to_rows._replace(inputs=of_inputs), found)
+def _of_inputs(
+    slope: Slope, kernel: jax.Array, rows: Rows, x: jax.Array, like: jax.Array, how: How
+) -> jax.Array:
+    found = rows.present(to_inputs(slope, kernel, how.precision).reshape(x.shape))
+    found = meshes.summed(found, like)
+    # What float16 cannot hold the mean may still divide.
+    return found if is_narrow(x) else found.astype(x.dtype)
 
-    # A half kernel's gradient is rounded once, when it is whole.
-    nothing = partition(shared, shared_moving)[0]
-    nothing = jax.tree.map(lambda x: jnp.zeros_like(x, checks.wide(x.dtype)), nothing)
-    besides, portions = shared if sparse else None, (rows, factors)
-    if how.blocks > 1:
-        portions = jax.tree.map(lambda x: x.reshape(-1, how.blocks, *x.shape[1:]), portions)
-    to_shared, out = scan(portion, nothing, portions, besides)
-    if how.blocks > 1:
-        out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
-    to_rows, found = out
-    return found, (to_rows, to_shared)
+
+def _whole(shared: Shared, how: How) -> Shared:
+    return shared._replace(kernels=how.whole(shared.kernels))
+
+
+def _nothing(shared: Shared, moving: Shared) -> Shared:
+    """The gradient so far: a half kernel's is rounded once, when it is whole."""
+    own = partition(shared, moving)[0]
+    return jax.tree.map(lambda x: jnp.zeros_like(x, checks.wide(x.dtype)), own)
 
 
 def _block(rows: Rows, shared: Shared, how: How) -> Any:
@@ -271,8 +323,3 @@ def _same(rows: Rows, how: How) -> Rows:
     if labels is not None and not jnp.issubdtype(labels.dtype, jnp.floating):
         labels = meshes.agreed(labels, how.axes)
     return rows._replace(labels=labels, where=meshes.agreed(rows.where, how.axes))
-
-
-def _widened(x: jax.Array) -> jax.Array:
-    """Halves as float32; everything else as it is."""
-    return x.astype(checks.wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x

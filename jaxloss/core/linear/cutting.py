@@ -21,6 +21,14 @@ T = TypeVar("T")
 _BLOCK_LOGITS = 2**22
 _BLOCK_EXAMPLES = 1024
 
+# Where devices share a kernel: into how many blocks their examples are cut, unless these are too
+# few for a product to be limited by arithmetic, and how many numbers of the kernel's gradient are
+# made at a time, of whole tiles of classes.
+_SHARED_BLOCKS = 8
+_SHARED_BLOCK_EXAMPLES = 512
+_PORTION = 2**24
+_LANES = 128
+
 
 def cut(
     rows: Rows, shared: Shared, how: How, chunk_size: int | None, copies: int = 1
@@ -32,7 +40,7 @@ def cut(
     """
     rows = flat(rows)
     axis = _longest(rows.shape)
-    count, blocks = _counts(rows, shared, how, chunk_size, copies)
+    count, blocks, classes = _counts(rows, shared, how, chunk_size, copies)
 
     def divided(x):
         size = x.shape[axis] // count
@@ -40,7 +48,7 @@ def cut(
         x = x.reshape(*x.shape[:axis], *parts, *x.shape[axis + 1 :])
         return jnp.moveaxis(x, axis if meshes.is_local() else axis + 1, 0)
 
-    return jax.tree.map(divided, padded(rows, count)), how._replace(blocks=blocks)
+    return jax.tree.map(divided, padded(rows, count)), how._replace(blocks=blocks, classes=classes)
 
 
 def whole(blocks: T, rows: Rows) -> T:
@@ -87,9 +95,12 @@ def _flat_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _counts(
     rows: Rows, shared: Shared, how: How, chunk_size: int | None, copies: int
-) -> tuple[int, int]:
-    """In how many blocks the examples go through, and how many of these make a portion."""
-    examples, features = math.prod(rows.shape), max(1, shared.kernels[0].shape[1])
+) -> tuple[int, int, int | None]:
+    """In how many blocks the examples go through, and how many of these make a portion.
+
+    And for how many classes a kernel's gradient is made at a time, if not for all.
+    """
+    examples, features = math.prod(rows.shape), max(1, rows.inputs[0].shape[-1])
     # Each device has its share of a block.
     most = max(rows.shape) // math.gcd(max(rows.shape), meshes.spread())
     count = portions = min(fewest(rows, shared, chunk_size, copies), max(1, most))
@@ -97,14 +108,22 @@ def _counts(
         # The gradients of so many logits are as large as the kernel in float32, which is needed
         # besides only if they are more.
         at_once = -(-copies * examples // meshes.spread())
-        portions = 1 if at_once <= 2 * features else min(count, -(-at_once // features))
+        shared_kernel = meshes.are_shared(rows.inputs[0])
+        if at_once <= 2 * features and shared_kernel:
+            blocks = min(_SHARED_BLOCKS, -(-at_once // _SHARED_BLOCK_EXAMPLES))
+            count = divisor_near(most, max(count, blocks))
+            return count, count, max(_LANES, _PORTION // features // _LANES * _LANES)
+        # Where devices share the kernel they have other things to hold besides.
+        portion = max(1, features // 2) if shared_kernel else features
+        portions = 1 if at_once <= 2 * features else min(count, -(-at_once // portion))
     blocks = -(-count // portions)
-    return divisor_near(most, portions * blocks, blocks), blocks
+    return divisor_near(most, portions * blocks, blocks), blocks, None
 
 
 def fewest(rows: Rows, shared: Shared, chunk_size: int | None, copies: int) -> int:
     """In how many blocks the examples go through at least."""
-    examples, (classes, features) = math.prod(rows.shape), shared.kernels[0].shape
+    examples, classes = math.prod(rows.shape), len(shared.kernels[0])
+    features = rows.inputs[0].shape[-1]
     if chunk_size is None:
         logits = classes * len(shared.kernels)  # Of each example.
         most = max(_BLOCK_LOGITS, logits * min(features, _BLOCK_EXAMPLES)) * meshes.spread()

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxloss._base import meshes
@@ -59,13 +58,8 @@ def by_device(
     layout = _layout(rows, shared)
 
     def part(rows, shared):
-        # Here, so that devices add up and scatter a kernel's gradient at once.
-        kernels = tuple(
-            lax.all_gather(kernel, axes, axis=1, tiled=True) if axes else kernel
-            for kernel, axes in zip(shared.kernels, layout.features, strict=True)
-        )
-        shared = shared._replace(kernels=kernels)
-        inner = how._replace(axis_name=(*how.axes, *layout.classes) or None)
+        classes = (*how.axes, *layout.classes) or None
+        inner = how._replace(axis_name=classes, features=layout.features)
         return f(rows, shared, inner, tuple(a for axes in layout.examples for a in axes))
 
     specs, out = layout.specs(rows, shared), outputs(PartitionSpec(*layout.examples))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxloss._base import checks
+
 T = TypeVar("T")
 
 
@@ -32,6 +34,11 @@ def differentiable(tree: T) -> tuple[T, T]:
     """The leaves that are floating-point, and the others."""
     moving = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
     return partition(tree, moving)
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Halves as float32; everything else as it is."""
+    return x.astype(checks.wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def unmoved(tree: T) -> T:

@@ -59,6 +59,20 @@ class How(NamedTuple):
     axis_name: AxisName = None
     precision: PrecisionLike = None  # Of every product.
     blocks: int = 1  # Of a portion of the examples, whose products are made at once.
+    # Of how many classes each device then makes the kernels' gradients at a time, if not of all.
+    classes: int | None = None
+    features: tuple[tuple[str, ...], ...] = ()  # Mesh axes that each kernel is gathered over.
+
+    def whole(self, kernels: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The kernels, or tangents of some of them, with all of their features."""
+        return tuple(
+            lax.all_gather(x, axes, axis=1, tiled=True) if axes and x is not None else x
+            for x, axes in zip(kernels, self.gathered(kernels), strict=True)
+        )
+
+    def gathered(self, kernels: tuple[Any, ...]) -> tuple[tuple[str, ...], ...]:
+        """Over which mesh axes the features of each kernel are gathered."""
+        return self.features or ((),) * len(kernels)
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -96,6 +96,12 @@ def add_to_kernel(
     return _add_product(so_far, slope.value, inputs, scale, precision)
 
 
+def product_of_slope(slope: Slope, inputs: jax.Array, precision: PrecisionLike) -> jax.Array:
+    """What these inputs add to the gradient of the kernel."""
+    nothing = jnp.zeros((), checks.wide(inputs.dtype))
+    return add_to_kernel(nothing, slope, inputs, precision)
+
+
 def is_narrow(operands: jax.Array) -> bool:
     """Whether the dtype holds smaller powers than what is computed from it: float16."""
     return jnp.finfo(operands.dtype).maxexp < jnp.finfo(checks.wide(operands.dtype)).maxexp
