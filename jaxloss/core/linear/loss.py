@@ -72,8 +72,14 @@ def linear_softmax_cross_entropy(
     through its own examples and its own classes, and only numbers per example travel; a kernel
     whose features are sharded as the examples are is gathered once, and its gradient scattered
     once. With automatic axis types the compiler decides; let it know the mesh by `jax.set_mesh`,
-    after which the blocks are made for all of its devices together. Where a half kernel's features
-    are sharded it may still gather it for every block: use explicit axes there.
+    after which the blocks are made for all of its devices together.
+
+    Half operands on a mesh, where a device has up to twice as many examples as there are features:
+    the gradients of all their logits are kept as halves, and a kernel's is made of a portion of the
+    classes at a time, which is added up over the devices, scattered and rounded before the next.
+    More examples, and those given a `chunk_size`, go by the first way with a float32 sum. Explicit
+    axes are the cheapest: a kernel that a `jax.shard_map` gathers by itself is whole in the
+    gradient as well (`benchmarks/README.md` has the figures of 16 chips).
 
     Args:
       inputs: floating-point array (..., D), features.
