@@ -49,9 +49,9 @@ def are_in_force(x: jax.Array) -> bool:
     return spread() > 1 or bool(explicit_axes(x)[1])
 
 
-def are_shared(x: jax.Array) -> bool:
-    """Whether other devices may hold another part of the same array."""
-    return spread() > 1 or bool(jax.typeof(x).mat.varying)
+def are_shared(arrays: Any) -> bool:
+    """Whether other devices may work on another part of the same arrays."""
+    return spread() > 1 or any(jax.typeof(x).mat.varying for x in jax.tree.leaves(arrays))
 
 
 def laid(arrays: T, mesh: Any, specs: Any) -> T:

@@ -220,6 +220,7 @@ def _results_and_slopes(
     def block(so_far, rows_and_factors):
         rows, _ = rows_and_factors
         so_far, (to_rows, found, slopes) = _slopes(so_far, rows_and_factors, shared, moving, how)
+        slopes = xla.apart(slopes)
         of_inputs = tuple(
             None if x_moving is None else _of_inputs(slope, kernel, rows, x, x_moving, how)
             for slope, kernel, x, x_moving in zip(

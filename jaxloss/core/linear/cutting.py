@@ -24,8 +24,8 @@ _BLOCK_EXAMPLES = 1024
 # Where devices share a kernel: into how many blocks their examples are cut, unless these are too
 # few for a product to be limited by arithmetic, and how many numbers of the kernel's gradient are
 # made at a time, of whole tiles of classes.
-_SHARED_BLOCKS = 8
-_SHARED_BLOCK_EXAMPLES = 512
+_SHARED_BLOCKS = 16
+_SHARED_BLOCK_EXAMPLES = 256
 _PORTION = 2**24
 _LANES = 128
 
@@ -108,7 +108,7 @@ def _counts(
         # The gradients of so many logits are as large as the kernel in float32, which is needed
         # besides only if they are more.
         at_once = -(-copies * examples // meshes.spread())
-        shared_kernel = meshes.are_shared(rows.inputs[0])
+        shared_kernel = meshes.are_shared((rows.inputs, shared.kernels))
         if at_once <= 2 * features and shared_kernel:
             blocks = min(_SHARED_BLOCKS, -(-at_once // _SHARED_BLOCK_EXAMPLES))
             count = divisor_near(most, max(count, blocks))

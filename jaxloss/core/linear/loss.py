@@ -72,8 +72,14 @@ def linear_softmax_cross_entropy(
     through its own examples and its own classes, and only numbers per example travel; a kernel
     whose features are sharded like the examples is gathered once, and its gradient scattered
     once. With automatic axis types the compiler decides; tell it the mesh with `jax.set_mesh`,
-    and the blocks are made for all devices together. It may still gather a half kernel with
-    sharded features for every block: use explicit axes there.
+    and the blocks are made for all devices together.
+
+    For half operands on a mesh, where a device has up to twice as many examples as there are
+    features, the gradients of all their logits are kept as halves, and a kernel's gradient is made
+    of a portion of the classes at a time, which is added up over the devices, scattered and rounded
+    before the next. With more examples, or a `chunk_size`, the kernel's gradient is a float32 sum.
+    Explicit axes are cheapest: a kernel that a `jax.shard_map` gathers by itself is whole in the
+    gradient as well (`benchmarks/README.md` has the figures of 16 chips).
 
     Args:
       inputs: floating-point array (..., D), features.
