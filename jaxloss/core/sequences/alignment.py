@@ -109,7 +109,10 @@ def best_path(sequences: Sequences, blank: int, normalize: bool) -> Alignment:
 
 
 def _best_symbols(sequences: Sequences, blank: int) -> tuple[jax.Array, jax.Array]:
-    """The symbols of the best path, (B, T), and whether there is one, (B,)."""
+    """The symbols of the best path, (B, T), and whether there is one, (B,).
+
+    The recursion of α over the states of l' (see the lattice), with the maximum for the sum.
+    """
     scores, frames, labels, present, _ = sequences
     labels = jnp.take_along_axis(labels, batch.order(present), 1)
     # The blank before, between and behind the labels.

@@ -90,10 +90,10 @@ def ctc_alignment(
 ) -> jax.Array:
     """Where in time each label is read: the posterior that `ctc_loss` sums over.
 
-    alignment_tl = P(frame t reads label l | the sequence reads `labels`); what a frame lacks to 1
-    belongs to the blank. Differentiable, and 0 in padded frames, for padded labels and where no
-    path fits. Each frame is a sum over all paths, so the most likely symbols of the frames need
-    not form a path that reads the labels.
+    alignment_tl = P(frame t reads label l | the sequence reads `labels`) = α_t β_t / p, the label's
+    occupancy; what a frame lacks to 1 belongs to the blank. Differentiable, and 0 in padded frames,
+    for padded labels and where no path fits. Each frame is a sum over all paths, so the most likely
+    symbols of the frames need not form a path that reads the labels.
 
     Args:
       logits: as in `ctc_loss`.
@@ -154,13 +154,14 @@ def losses_of_paths(sequences: Sequences, blank_id: int, kind: Kind) -> jax.Arra
 @losses_of_paths.defjvp
 def _losses_of_paths_jvp(blank_id, kind, primals, tangents):
     # Autodiff would store every step of the recursion and go through it backwards. The gradient is
-    # known instead: the factors' share in all paths less their share in those that read the labels.
+    # known instead (Graves 2006, equation 16): the softmax, or nothing where scores are factors,
+    # less the occupancies α β / p(l | x).
     (sequences,), (sequences_dot,) = primals, tangents
     lattice, symbols, normalizer = _lattice(sequences, blank_id, kind)
     middle = lattices.meet(lattice)
     loss = _loss(middle.likelihood, normalizer, sequences)
-    shares = _by_sequence(lattices.occupancies(lattice, middle), sequences)
-    gradient = -_of_classes(shares, symbols[:, :-1], sequences.scores.shape, kind)
+    occupancies = _by_sequence(lattices.occupancies(lattice, middle), sequences)
+    gradient = -_of_classes(occupancies, symbols[:, :-1], sequences.scores.shape, kind)
     if normalizer is not None:
         present = sequences.frames & (middle.likelihood.mantissa[0] != 0)
         gradient = normalizers.softmax(sequences.scores, present, normalizer) + gradient
@@ -170,9 +171,10 @@ def _losses_of_paths_jvp(blank_id, kind, primals, tangents):
 
 def _alignment(sequences: Sequences, blank_id: int) -> jax.Array:
     lattice, _, _ = _lattice(sequences, blank_id, LOGITS)
-    shares = _by_sequence(lattices.occupancies(lattice, lattices.meet(lattice)), sequences)
-    labels = jax.vmap(lambda x, rank: x[:, 1 + rank])(shares, batch.rank(sequences.present))
-    return jnp.where(sequences.present[:, None], labels, 0 * jnp.sum(shares, 2, keepdims=True))
+    occupancies = _by_sequence(lattices.occupancies(lattice, lattices.meet(lattice)), sequences)
+    labels = jax.vmap(lambda x, rank: x[:, 1 + rank])(occupancies, batch.rank(sequences.present))
+    absent = 0 * jnp.sum(occupancies, 2, keepdims=True)
+    return jnp.where(sequences.present[:, None], labels, absent)
 
 
 def _lattice(
@@ -209,27 +211,28 @@ def _loss(likelihood: Scaled, normalizer: Normalizer | None, sequences: Sequence
     return batch.finished(loss + ((rest + total_rest) - small), possible, sequences, None)
 
 
-def _by_sequence(shares: jax.Array, sequences: Sequences) -> jax.Array:
+def _by_sequence(occupancies: jax.Array, sequences: Sequences) -> jax.Array:
     """Occupancies with every frame in its place, (B, T, L + 1)."""
-    shares = jnp.moveaxis(shares[: sequences.frames.shape[1]], 0, 1)
-    shares = xla.nan_where(sequences.bad[:, None, None], shares)
-    return jnp.where(sequences.frames[..., None], shares, 0)
+    occupancies = jnp.moveaxis(occupancies[: sequences.frames.shape[1]], 0, 1)
+    occupancies = xla.nan_where(sequences.bad[:, None, None], occupancies)
+    return jnp.where(sequences.frames[..., None], occupancies, 0)
 
 
 def _of_classes(
-    shares: jax.Array, symbols: jax.Array, shape: tuple[int, ...], kind: Kind
+    occupancies: jax.Array, symbols: jax.Array, shape: tuple[int, ...], kind: Kind
 ) -> jax.Array:
-    """The shares of symbols as those of all classes, in the shape of the scores."""
-    # Each class looks for its share, which is faster than sending shares to their classes. For that
-    # a symbol in several places first gets the sum over them in each; behind them all stands a 0.
+    """The occupancies of symbols as those of all classes, in the shape of the scores."""
+    # Each class looks for its own, which is faster than sending them to their classes. For that a
+    # symbol in several places first gets the sum over them in each; behind them all stands a 0.
     columns = jnp.pad(symbols, ((0, 0), (0, 1)), constant_values=-1)
     same = symbols[:, :, None] == columns[:, None, :]
-    shares = jnp.einsum("btl,blm->btm", shares, same.astype(shares.dtype), precision="highest")
+    same = same.astype(occupancies.dtype)
+    sums = jnp.einsum("btl,blm->btm", occupancies, same, precision="highest")
     is_class = symbols[..., None] == lax.broadcasted_iota(symbols.dtype, (1, 1, shape[2]), 2)
     places = jnp.where(is_class, batch.iota(symbols, 1)[..., None], symbols.shape[1])
     places = jnp.min(places, 1)[:, None]
-    shares, places = (jnp.moveaxis(x, 0, kind.batch_axis) for x in (shares, places))
-    return _along_symbols(shares, places)
+    sums, places = (jnp.moveaxis(x, 0, kind.batch_axis) for x in (sums, places))
+    return _along_symbols(sums, places)
 
 
 def _along_symbols(x: jax.Array, indices: jax.Array) -> jax.Array:

@@ -1,12 +1,18 @@
-"""The sum over all paths through frames and labels of a transducer, and each step's share in it.
+"""The sum over all paths through frames and labels of a transducer, and each step's occupancy.
 
 The recursion is that of Graves (Sequence Transduction with Recurrent Neural Networks, 2012) over
-nodes (t, u), before which t frames have been left behind and u labels read: α(t, u) is the sum over
-the beginnings of paths that come to the node, and β(t, u) the sum over their ends, so that
-α(t, u) β(t, u) is the sum over all paths through it. A path leaves a frame with a blank, or reads a
-label and stays in it; either brings it to the next diagonal, n = t + u, and each diagonal is made
-from the one before it at once. α and β go through one loop, in opposite directions, and meet in the
-middle of it; from there on each finds what the other was.
+nodes (t, u), before which t frames have been left behind and u labels read. From a node a path
+leaves the frame with a blank, of probability ∅(t, u), or reads the next label, y(t, u), and stays:
+
+    α(t, u) = α(t - 1, u) ∅(t - 1, u) + α(t, u - 1) y(t, u - 1), the sum over beginnings of paths,
+    β(t, u) = ∅(t, u) β(t + 1, u) + y(t, u) β(t, u + 1), the sum over their ends,
+
+so that α(t, u) β(t, u) is the sum over all paths through the node, and Pr(y | x) its sum over any
+diagonal n = t + u. The occupancies of the two steps from it are α(t, u) ∅(t, u) β(t + 1, u) and
+α(t, u) y(t, u) β(t, u + 1), divided by Pr(y | x).
+
+Each diagonal is made from the one before it at once. α and β go through one loop, in opposite
+directions, and meet in the middle of it; from there on each finds what the other was.
 """
 
 from __future__ import annotations
@@ -49,7 +55,7 @@ class Middle(NamedTuple):
 
     state: Scaled  # (2, B, U + 1), α and β in the middle.
     before: Scaled  # (diagonals / 2, 2, B, U + 1), the same before each step on the way there.
-    likelihood: Scaled  # (1, B, 1)
+    likelihood: Scaled  # (1, B, 1), Pr(y | x).
 
 
 def lattice(blank: Logarithm, label: Logarithm, frames: jax.Array, labels: jax.Array) -> Lattice:
@@ -123,7 +129,7 @@ def _arrivals(state: Scaled, step: Steps) -> tuple[Scaled, Scaled]:
 
 
 def meet(lattice: Lattice) -> Middle:
-    """Walks both directions to the middle, and adds up where they meet."""
+    """Walks α and β to the middle, where the sum of α β is the likelihood."""
 
     def walk(state, step):
         return scaled.add(*_arrivals(state, step)).normalized(), state.unfollowed()
@@ -136,7 +142,7 @@ def meet(lattice: Lattice) -> Middle:
 
 
 def occupancies(lattice: Lattice, middle: Middle) -> tuple[jax.Array, jax.Array]:
-    """The shares in the likelihood of steps with a blank and with a label: (diagonals, B, U + 1).
+    """The occupancies of steps with a blank and of those with a label: (diagonals, B, U + 1).
 
     Those of a diagonal add up to 1, or are all 0 where no path fits.
     """

@@ -1,12 +1,14 @@
-"""The sum over all paths through blanks and labels, and each state's share in it.
+"""The sum over all paths through blanks and labels, and each state's occupancy.
 
 The recursion is that of Graves et al. (ICML 2006) over l', the labels with a blank before, between
 and behind them: α_t(s) is the sum over the beginnings of paths that are in state s at frame t, and
-β_t(s) the sum over their ends, without the factor of frame t itself, so that α_t(s) β_t(s) is the
-sum over all paths through the state. α and β go through one loop, in opposite directions, and meet
-in the middle of time; from there on each needs what the other was in the half that it came through.
-That is not stored but computed again block by block, so that memory does not grow with blanks and
-labels.
+β_t(s) the sum over their ends. The factor of frame t itself is in α alone, where Graves has it in
+both and divides: so α_t(s) β_t(s) is the sum over all paths through the state, p(l | x) their sum
+over the states of any frame, and α_t(s) β_t(s) / p(l | x) the state's occupancy.
+
+α and β go through one loop, in opposite directions, and meet in the middle of time; from there on
+each needs what the other was in the half that it came through. That is not stored but computed
+again block by block, so that memory does not grow with blanks and labels.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Middle(NamedTuple):
 
     state: Scaled  # α and β of the frames on either side, as `_led` makes it.
     starts: Scaled  # The same before each block on the way here.
-    likelihood: Scaled  # (1, B, 1)
+    likelihood: Scaled  # (1, B, 1), p(l | x).
 
 
 def lattice(
@@ -122,7 +124,7 @@ def _arrive(led: Scaled, skips: jax.Array, moves: ArrayLike = 0) -> Scaled:
 
 
 def meet(lattice: Lattice) -> Middle:
-    """Walks both directions to the middle of time, and adds up where they meet."""
+    """Walks α and β to the middle of time, where Σ_s α(s) β(s) is the likelihood."""
 
     def step(state, frame):
         return _led(_arrive(state, lattice.skips, frame.moves) * frame.factors), None
@@ -139,7 +141,7 @@ def meet(lattice: Lattice) -> Middle:
 
 
 def occupancies(lattice: Lattice, middle: Middle) -> jax.Array:
-    """The shares in the likelihood, (T, B, L + 1): of all blanks, and of each label."""
+    """The occupancies α β / p(l | x), (T, B, L + 1): of all blanks together, and of each label."""
 
     def opposite_step(state, frame):
         frame = _mirrored(frame)

@@ -119,8 +119,8 @@ def losses_of_paths(sequences: Sequences, slopes: Slopes, blank: int, normalize:
 @losses_of_paths.defjvp
 def _losses_of_paths_jvp(blank, normalize, primals, tangents):
     # Autodiff would store every step of the recursion and each symbol's part in the normalizers.
-    # The gradient is known instead: at each node the share of all paths through it times the
-    # softmax, less that of the paths that go on with a symbol, at this symbol.
+    # The gradient is known instead (Graves 2012): at each node its own occupancy times the softmax,
+    # less that of the step with a symbol, at this symbol.
     sequences, slopes = primals
     here = _nodes(sequences, blank, normalize)
     walked = lattice(*here.factors, sequences)
@@ -138,8 +138,8 @@ def _losses_of_paths_jvp(blank, normalize, primals, tangents):
     return losses, jnp.sum(gradient * tangents[0].scores, (1, 2, 3))
 
 
-def _minus_at(symbols: Labels, shares: jax.Array) -> jax.Array:
-    return jnp.where(symbols.hot, -shares[..., None], 0)
+def _minus_at(symbols: Labels, occupancies: jax.Array) -> jax.Array:
+    return jnp.where(symbols.hot, -occupancies[..., None], 0)
 
 
 class Nodes(NamedTuple):
@@ -199,13 +199,13 @@ def lattice(blank: Logarithm, label: Logarithm, sequences: Sequences) -> Lattice
     return diagonals.lattice(blank, label, *counts)
 
 
-def in_place(shares: jax.Array, sequences: Sequences) -> jax.Array:
-    """Shares of a diagonal's steps as those of nodes, frames and rows in their places."""
+def in_place(occupancies: jax.Array, sequences: Sequences) -> jax.Array:
+    """Occupancies of a diagonal's steps as those of nodes, frames and rows in their places."""
     frames, own = sequences.frames, rows(sequences.present)
-    shares = diagonals.by_node(shares, frames.shape[1])
-    shares = _ordered(shares, batch.rank(frames)[..., None], batch.rank(own)[:, None])
-    shares = xla.nan_where(sequences.bad[:, None, None], shares)
-    return jnp.where(frames[..., None] & own[:, None], shares, 0)
+    of_nodes = diagonals.by_node(occupancies, frames.shape[1])
+    of_nodes = _ordered(of_nodes, batch.rank(frames)[..., None], batch.rank(own)[:, None])
+    of_nodes = xla.nan_where(sequences.bad[:, None, None], of_nodes)
+    return jnp.where(frames[..., None] & own[:, None], of_nodes, 0)
 
 
 def _ordered(x: jax.Array, frames: jax.Array, rows: jax.Array) -> jax.Array:

@@ -199,8 +199,8 @@ def _losses_of_factors_jvp(primals, tangents):
     blanks, labels, sequences, fastemit = primals
     lattice = rnnt.lattice(blanks, labels, sequences)
     middle = diagonals.meet(lattice)
-    shares = diagonals.occupancies(lattice, middle)
-    of_blanks, of_labels = (rnnt.in_place(x, sequences) for x in shares)
+    occupancies = diagonals.occupancies(lattice, middle)
+    of_blanks, of_labels = (rnnt.in_place(x, sequences) for x in occupancies)
     of_labels = (1 + fastemit) * of_labels
     moved = of_blanks * sum(tangents[0]) + of_labels * sum(tangents[1])
     return rnnt.loss(middle.likelihood, sequences, True), -jnp.sum(moved, (1, 2))
