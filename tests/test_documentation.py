@@ -41,7 +41,7 @@ def test_examples_in_the_documentation(name):
     [
         ("README.md", 3),
         ("docs/doors.md", 1),
-        ("examples/porting/README.md", 21),
+        ("examples/porting/README.md", 23),
         ("examples/policies/README.md", 9),
     ],
 )
