@@ -13,12 +13,11 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, meshes
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName
-from jaxloss.core.contrastive.pairs import How, Pairs, Side, Statistic, found
+from jaxloss.core.contrastive.pairs import BLOCK_SCORES, How, Pairs, Side, Statistic, found
 from jaxloss.core.contrastive.statistics import Count, LogSum, SoftplusSum, Sum, lowest
 
-# How many similarities a block makes by default; and how many columns it has even if they make
-# more, for with these it is no larger than the embeddings.
-_BLOCK_SCORES = 2**22
+# How many columns a block has by default even if they make more similarities than it should, for
+# with these it is no larger than the embeddings.
 _BLOCK_COLUMNS = 1024
 
 
@@ -251,7 +250,7 @@ def _how(embeddings, of_rows, of_columns, chunk_size, axis_name) -> How:
     count, features = embeddings.shape
     if chunk_size is None:
         rows = max(1, count // meshes.spread())
-        chunk_size = max(1, _BLOCK_SCORES // rows, min(features, _BLOCK_COLUMNS))
+        chunk_size = max(1, BLOCK_SCORES // rows, min(features, _BLOCK_COLUMNS))
     checks.at_least(1, "chunk_size", chunk_size)
     return How(of_rows, of_columns, embeddings.dtype, int(chunk_size), axis_name)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, norms, xla
 from jaxloss._base.call import public
 from jaxloss._base.reduction import divide
+from jaxloss.core.contrastive.pairs import BLOCK_SCORES
+from jaxloss.core.linear import cutting
 
 
 @public(labels=("labels",), domain={"temperature": checks.POSITIVE})
@@ -27,7 +30,8 @@ def ntxent(
     loss = mean over pairs i ≠ j of one label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), with
     k over the examples of other labels and s = cos / temperature.
 
-    0, with gradient 0, if there is no such pair, or if all labels are the same.
+    0, with gradient 0, if there is no such pair, or if all labels are the same. Of more than 2048
+    examples, the cosines of a block of rows exist at a time, in either direction.
 
     Args:
       embeddings: floating-point array (N, D), of any length.
@@ -114,16 +118,51 @@ def _of_examples(
         present = jnp.broadcast_to(where, present.shape)
         embeddings = jnp.where(present[:, None], embeddings, 0)
     units = norms.unit(embeddings, (1,))
-    # The angles of near neighbours are small differences, which a TPU's usual product would lose.
-    scores = jnp.matmul(units, units.T, precision=lax.Precision.HIGHEST) / temperature
-    return _of_scores(scores, labels, present)
+    places = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
+    columns = Examples(labels, present, places)
+
+    def of_rows(rows):
+        units_of_rows, rows = rows
+        # Angles of near neighbours are small differences, which a TPU's usual product would lose.
+        scores = jnp.matmul(units_of_rows, units.T, precision=lax.Precision.HIGHEST) / temperature
+        return _of_scores(scores, rows, columns)
+
+    return _in_blocks(of_rows, (units, columns), labels.shape[0])
+
+
+class Examples(NamedTuple):
+    """The examples in the rows of scores, or those in the columns."""
+
+    labels: jax.Array
+    present: jax.Array  # True for those that take part.
+    places: jax.Array  # Which tell an example from those of its label.
+
+
+def _in_blocks(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
+    """f of all rows, a block of them after the other, each with its scores to all columns.
+
+    Scores of all pairs at once, and what is made of them, would be five arrays on a CPU.
+    """
+    # What is exported for any number of examples cannot tell how many blocks they make.
+    known = isinstance(size, int)
+    count = cutting.divisor_near(size, -(-(size**2) // BLOCK_SCORES)) if known else 1
+    if count == 1:
+        return f(rows)
+
+    def cut(x):
+        x = jnp.pad(x, [(0, -size % count)] + [(0, 0)] * (x.ndim - 1))
+        # Where rows are spread over devices, each has its share of every block.
+        return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+
+    # Not keeping the scores for the gradient is what bounds its memory.
+    f = jax.checkpoint(f, prevent_cse=False)
+    _, found = lax.scan(lambda _, block: (None, f(block)), None, jax.tree.map(cut, rows))
+    return jax.tree.map(lambda x: x.T.ravel()[:size], found)
 
 
 @jax.custom_jvp
-def _of_scores(
-    scores: jax.Array, labels: jax.Array, present: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    positive, negative = _pairs(labels, present, scores.dtype)
+def _of_scores(scores: jax.Array, rows: Examples, columns: Examples) -> tuple[jax.Array, jax.Array]:
+    positive, negative = _pairs(rows, columns, scores.dtype)
     behind = _log_sum(scores, negative) - scores
     return jnp.sum(positive * elementwise.softplus(behind), 1), jnp.sum(positive, 1)
 
@@ -132,9 +171,9 @@ def _of_scores(
 def _of_scores_jvp(primals, tangents):
     # Autodiff would keep several arrays of all pairs for the backward pass. Here it is the scores,
     # and the gradient, which is made of nothing else.
-    scores, labels, present = primals
+    scores, rows, columns = primals
     losses, count = _of_scores(*primals)
-    positive, negative = _pairs(labels, present, scores.dtype)
+    positive, negative = _pairs(rows, columns, scores.dtype)
     log_sum, again = _log_sum(scores, negative), xla.recomputed(scores)
     total = jnp.sum(positive * lax.logistic(log_sum - scores), 1, keepdims=True)
     pulls = positive * lax.logistic(log_sum - again)
@@ -142,15 +181,15 @@ def _of_scores_jvp(primals, tangents):
     return (losses, count), (jnp.sum(gradient * tangents[0], 1), jnp.zeros_like(count))
 
 
-def _pairs(labels: jax.Array, present: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def _pairs(rows: Examples, columns: Examples, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """1 for pairs of different examples that have one label, and for those that have two; else 0.
 
     Factors, as XLA stores selections before it sums them; no score is infinite.
     """
-    row = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
-    there, same = present[:, None] & present[None], labels[:, None] == labels[None]
-    positive, negative = there & same & (row[:, None] != row[None]), there & ~same
-    return positive.astype(dtype), negative.astype(dtype)
+    there = rows.present[:, None] & columns.present[None]
+    same = rows.labels[:, None] == columns.labels[None]
+    positive = there & same & (rows.places[:, None] != columns.places[None])
+    return positive.astype(dtype), (there & ~same).astype(dtype)
 
 
 def _log_sum(scores: jax.Array, negative: jax.Array) -> jax.Array:

@@ -24,6 +24,8 @@ from jaxloss.core.linear.products import Slope, product, rounds, to_inputs
 
 T = TypeVar("T")
 
+BLOCK_SCORES = 2**22  # How many similarities a block makes by default.
+
 
 class Side(NamedTuple):
     """The examples in the rows, or those in the columns."""
