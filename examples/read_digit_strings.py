@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,8 @@ class Network(nnx.Module):
         self.conv4 = nnx.Conv(HEIGHT // 4 * 64, 128, 3, rngs=rngs)
         self.head = nnx.Linear(128, len(SYMBOLS), rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        x = nnx.relu(self.conv2(nnx.relu(self.conv1(images))))
+    def __call__(self, images: np.ndarray) -> jax.Array:
+        x = nnx.relu(self.conv2(nnx.relu(self.conv1(jnp.asarray(images)))))
         x = jnp.swapaxes(nnx.relu(self.conv3(x)), 1, 2)
         frames = self.norm(x.reshape(*x.shape[:2], -1))
         return self.head(nnx.relu(self.conv4(frames)))
@@ -102,36 +102,43 @@ def truths(lines: Lines) -> list[str]:
     return [spell(x[~p]) for x, p in zip(lines.labels, lines.label_paddings, strict=True)]
 
 
-def decode(logits: np.ndarray, logit_paddings: np.ndarray) -> str:
+def decode(logits: jax.Array, logit_paddings: np.ndarray) -> str:
     """What the most likely symbols of a line read."""
     labels, missing = map(np.asarray, jaxloss.ctc_greedy_decode(logits, logit_paddings))
     return spell(labels[~missing])
 
 
-def character_error_rate(logits: np.ndarray, lines: Lines) -> float:
-    """Edits per true digit."""
-    answers = jaxloss.ctc_greedy_decode(logits, lines.logit_paddings)
-    edits = jaxloss.edit_distance(*answers, lines.labels, lines.label_paddings)
-    return float(np.sum(edits) / np.sum(~lines.label_paddings))
+class Method(NamedTuple):
+    """What is different for other losses."""
+
+    losses: Callable[[Any, Lines], jax.Array]  # Of a model, one per line.
+    read: Callable[[Any, Lines], tuple[jax.Array, jax.Array]]  # Labels and paddings.
 
 
-@nnx.jit
-def step(model: Network, optimizer: nnx.Optimizer, lines: Lines) -> jax.Array:
-    def loss(model: Network) -> jax.Array:
-        return jnp.mean(jaxloss.ctc_loss(model(jnp.asarray(lines.images)), *lines[1:]))
+CTC = Method(
+    lambda model, lines: jaxloss.ctc_loss(model(lines.images), *lines[1:]),
+    lambda model, lines: jaxloss.ctc_greedy_decode(model(lines.images), lines.logit_paddings),
+)
 
-    value, gradient = nnx.value_and_grad(loss)(model)
+
+@nnx.jit(static_argnames="method")
+def step(model: nnx.Module, optimizer: nnx.Optimizer, lines: Lines, *, method: Method) -> jax.Array:
+    value, gradient = nnx.value_and_grad(lambda m: jnp.mean(method.losses(m, lines)))(model)
     optimizer.update(model, gradient)
     return value
 
 
-@nnx.jit
-def evaluate(model: Network, images: np.ndarray) -> jax.Array:
-    return model(jnp.asarray(images))
+@nnx.jit(static_argnames="method")
+def character_error_rate(model: nnx.Module, lines: Lines, *, method: Method) -> jax.Array:
+    """Edits per true digit."""
+    edits = jaxloss.edit_distance(*method.read(model, lines), lines.labels, lines.label_paddings)
+    return jnp.sum(edits) / jnp.sum(~lines.label_paddings)
 
 
-def train(args: argparse.Namespace) -> tuple[list[float], list[float], np.ndarray, Lines]:
-    """The loss of every step, the test error rate of every epoch, the last logits, the lines."""
+def train(
+    args: argparse.Namespace, model: nnx.Module, method: Method
+) -> tuple[list[float], list[float], Lines]:
+    """The loss of every step, the test error rate of every epoch, and the test lines."""
     images, test_images, labels, test_labels = digits()
     rng = np.random.default_rng(args.seed)
     test_lines = write(rng, TEST_LINES, test_images, test_labels)
@@ -141,21 +148,37 @@ def train(args: argparse.Namespace) -> tuple[list[float], list[float], np.ndarra
     # Unclipped, the first steps end in a network that sees only blanks for a long time.
     clip = optax.clip_by_global_norm(1.0)
     update = optax.chain(clip, optax.adamw(schedule, weight_decay=1e-3))
-    model = Network(nnx.Rngs(args.seed))
     optimizer = nnx.Optimizer(model, update, wrt=nnx.Param)
 
-    losses, rates, logits = [], [], np.empty(0)
+    losses, rates = [], []
     progress = tqdm(range(epochs), unit="epoch", disable=None)
     for _ in progress:
         for _ in range(STEPS):
-            losses.append(step(model, optimizer, write(rng, BATCH, images, labels)))
-        logits = np.asarray(evaluate(model, test_lines.images))
-        rates.append(character_error_rate(logits, test_lines))
+            lines = write(rng, BATCH, images, labels)
+            losses.append(step(model, optimizer, lines, method=method))
+        rates.append(float(character_error_rate(model, test_lines, method=method)))
         progress.set_postfix(loss=f"{losses[-1]:.3f}", error=f"{rates[-1]:.1%}")
-    return [float(value) for value in losses], rates, logits, test_lines
+    return [float(value) for value in losses], rates, test_lines
 
 
-def draw_line(panels, name: str, logits: np.ndarray, line: Lines, truth: str) -> AxesImage:
+def heat_map(axes, probabilities: jax.Array, rows: Sequence[str], label: str) -> AxesImage:
+    """Probabilities of each row in each frame."""
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylabel(label)
+    extent = (0, WIDTH, len(rows) - 0.5, -0.5)
+    return axes.imshow(probabilities.T, cmap="Blues", vmin=0, vmax=1, extent=extent)
+
+
+def frame_spans(axes, logits: jax.Array, line: Lines, truth: str) -> None:
+    """Frames around where CTC's best path reads each digit of a line."""
+    path = jaxloss.ctc_forced_alignment(logits, *line[1:])
+    spans = jaxloss.ctc_spans(path.symbols, path.log_probs)
+    for row, (first, last) in enumerate(zip(spans.first, spans.last[: len(truth)], strict=False)):
+        corner, width = (STRIDE * float(first), row - 0.5), STRIDE * float(last + 1 - first)
+        axes.add_patch(Rectangle(corner, width, 1, fill=False, color="tab:orange"))
+
+
+def draw_line(panels, name: str, logits: jax.Array, line: Lines, truth: str) -> AxesImage:
     """A line, what the network sees in it, and where the true digits are."""
     alignment = jaxloss.ctc_alignment(logits, *line[1:])[:, : len(truth)]
     answer = decode(logits, line.logit_paddings)
@@ -165,19 +188,9 @@ def draw_line(panels, name: str, logits: np.ndarray, line: Lines, truth: str) ->
     panels[0].imshow(line.images[..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent)
     panels[0].set_ylabel("image row")
 
-    def heat_map(axes, probabilities: jax.Array, rows: Sequence[str], label: str) -> AxesImage:
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_ylabel(label)
-        extent = (0, WIDTH, len(rows) - 0.5, -0.5)
-        return axes.imshow(probabilities.T, cmap="Blues", vmin=0, vmax=1, extent=extent)
-
     heat_map(panels[1], jax.nn.softmax(logits), SYMBOLS, "network: symbol")
     heat = heat_map(panels[2], alignment, truth, "alignment: true digit")
-    path = jaxloss.ctc_forced_alignment(logits, *line[1:])
-    spans = jaxloss.ctc_spans(path.symbols, path.log_probs)
-    for row, (first, last) in enumerate(zip(spans.first, spans.last[: len(truth)], strict=False)):
-        corner, width = (STRIDE * float(first), row - 0.5), STRIDE * float(last + 1 - first)
-        panels[2].add_patch(Rectangle(corner, width, 1, fill=False, color="tab:orange"))
+    frame_spans(panels[2], logits, line, truth)
     for axes in panels:
         axes.set_aspect("auto")
         axes.set_xlim(0, STRIDE * np.sum(~line.logit_paddings))
@@ -225,8 +238,9 @@ def main() -> None:
     args = parser.parse_args()
 
     start = time.perf_counter()
-    losses, rates, logits, lines = train(args)
-    draw(args, losses, rates, logits, lines)
+    model = Network(nnx.Rngs(args.seed))
+    losses, rates, lines = train(args, model, CTC)
+    draw(args, losses, rates, model(lines.images), lines)
     seconds = time.perf_counter() - start
     print(f"test character error rate {rates[-1]:.2%} in {seconds:.0f} s; picture: {args.out}")
 
