@@ -99,11 +99,16 @@ def alignment(model: Transducer, lines: Lines) -> jax.Array:
     """The probability that each label is read in each frame, (N, frames, LONGEST)."""
     frames, before = model.parts(lines)
     log_probs = jax.nn.log_softmax(model.logits(frames[:, :, None], before[:, None]))
-    lengths = (jnp.sum(~jnp.asarray(x), 1) for x in (lines.logit_paddings, lines.label_paddings))
-    labels = lines.labels, *lengths
-    options = {"blank": 0, "reduction": "sum", "fused_log_softmax": False}
+    frame_count, label_count = (
+        jnp.sum(~jnp.asarray(x), 1) for x in (lines.logit_paddings, lines.label_paddings)
+    )
+
+    def total(log_probs: jax.Array) -> jax.Array:
+        given = log_probs, lines.labels, frame_count, label_count
+        return F.rnnt_loss(*given, blank=0, reduction="sum", fused_log_softmax=False)
+
     # The gradient of factors is minus their occupancies: the shares of paths that they are part of.
-    occupancies = -jax.grad(lambda x: F.rnnt_loss(x, *labels, **options))(log_probs)[:, :, :-1]
+    occupancies = -jax.grad(total)(log_probs)[:, :, :-1]
     return jnp.take_along_axis(occupancies, lines.labels[:, None, :, None], 3)[..., 0]
 
 

@@ -4,6 +4,7 @@
 # Options in dictionaries lose their types.
 
 import functools
+from typing import Any
 
 import hlo
 import jax
@@ -23,7 +24,7 @@ KERNEL = RNG.normal(size=(C, D))
 KINDS = pytest.mark.parametrize(
     "kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"]
 )
-DOORS = {
+DOORS: dict[str, Any] = {
     "none": lambda x, w, y, **o: jaxloss.linear_softmax_cross_entropy(x, w, y, **o).sum(),
     "smoothed": lambda x, w, y, **o: jaxloss.linear_softmax_cross_entropy(
         x, w, y, label_smoothing=0.1, z_loss=1e-4, **o

@@ -288,7 +288,7 @@ def linear(
     return tree_wanted.unflatten(linear_map(there, back, known, leaves, wanted))
 
 
-def apart(x: jax.Array) -> jax.Array:
+def apart(x: T) -> T:
     """x, made before what reads it and not inside that.
 
     XLA for TPUs fuses the cutting of a block out of an array into the matrix product that reads it,

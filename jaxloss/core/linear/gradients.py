@@ -9,6 +9,7 @@ rounded before the next.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jaxloss.core.linear.partition import widened
 from jaxloss.core.linear.problem import How, Rows, Shared
 from jaxloss.core.linear.products import Slope, product_of_slope, to_inputs
 
-Slopes = tuple[Slope | None, ...]  # Of the logits of each layer, of all examples.
+Slopes = tuple[Any, ...]  # A `Slope` of the logits of each layer, of all examples, or None.
 Kernels = tuple[Any, ...]  # None for one whose gradient nobody wants.
 
 
@@ -58,7 +59,8 @@ def along(found: tuple[Rows, Shared], dots: tuple[Rows, Shared], how: How) -> ja
         axes = tuple(a for a in how.axes if a in jax.typeof(total).mat.varying)
         return lax.psum(total, axes) if axes else total
 
-    return sum(jax.tree.leaves(jax.tree.map(part, found, dots)))
+    first, *others = jax.tree.leaves(jax.tree.map(part, found, dots))
+    return functools.reduce(jnp.add, others, first)
 
 
 def laid(found: tuple[Rows, Shared], like: tuple[Rows, Shared], how: How) -> tuple[Rows, Shared]:
@@ -102,7 +104,7 @@ def _by_classes(
     # A portion has its share of every device's classes.
     shares = meshes.spread() if classes % meshes.spread() == 0 else 1
     own = classes // shares
-    size = min(own, how.classes)
+    size = own if how.classes is None else min(own, how.classes)
     value = slope.value.reshape(*slope.value.shape[:-1], shares, own)
 
     def add(i, found):
