@@ -46,13 +46,13 @@ class Transducer(nnx.Module):
     def frames(self, lines: Lines) -> jax.Array:
         """What is known of each frame."""
         frames = self.encoder(lines.images)
-        seen = jnp.cumsum(nnx.sigmoid(self.counter(frames)), 1)
-        return frames + seen * self.unread[...]
+        seen = jnp.cumsum(nnx.sigmoid(self.counter(frames)[..., 0]), 1)
+        return frames + jnp.tensordot(seen, self.unread[...], 0)
 
     def before(self, last: jax.Array, count: jax.Array) -> jax.Array:
         """What is known behind so many symbols, of which this is the last; 0 before the first."""
-        read = count[..., None].astype(jnp.float32)
-        return self.predictor(last) - read * self.unread[...]
+        read = count.astype(jnp.float32)
+        return self.predictor(last) - jnp.tensordot(read, self.unread[...], 0)
 
     def parts(self, lines: Lines) -> tuple[jax.Array, jax.Array]:
         """What is known of each frame, and behind each number of labels."""
@@ -81,7 +81,7 @@ def read(model: Transducer, lines: Lines) -> tuple[jax.Array, jax.Array]:
             symbol = jnp.argmax(model.logits(encoding, model.before(last, count)), -1)
             going = going & (symbol != 0)
             last = jnp.where(going, symbol, last)
-            count = count + going
+            count = jnp.where(going, count + 1, count)
             said.append(jnp.where(going, symbol, 0))
         return (last, count), jnp.stack(said)
 
