@@ -241,7 +241,7 @@ def test_half_kernels_in_every_derivative(door, portions):
 
         return along(x, w), jax.grad(along, (0, 1))(x, w), jax.grad(squares, (0, 1))(x, w)
 
-    wanted = derivatives(*wide, arrays[2])
+    wanted = derivatives(wide[0], wide[1], arrays[2])
     with jax.set_mesh(grid):
         got = jax.jit(derivatives)(
             *spread_over(grid, arrays, (P("data", None), P("model", "data"), P("data")))

@@ -236,7 +236,7 @@ def _results_and_slopes(
 
 def _slopes(
     so_far: Shared, rows_and_factors: Any, shared: Shared, moving: tuple[Rows, Shared], how: How
-) -> tuple[Shared, tuple[Rows, Any, tuple[Slope | None, ...]]]:
+) -> tuple[Shared, tuple[Rows, Any, gradients.Slopes]]:
     """Gradients but for those of inputs and kernels, results, and the gradients of the logits."""
     rows_moving, shared_moving = moving
     layers = zip(rows_moving.inputs, shared_moving.kernels, strict=True)
