@@ -105,8 +105,8 @@ if not _typing.TYPE_CHECKING:  # To a type checker it would mean that every name
         if name in ("nnx", "linen"):
             words += f" before `import jaxloss.{name}`"
         elif not name.startswith("_"):
-            if hasattr(functional, name):
+            if callable(getattr(functional, name, None)):
                 words += "; torch's functions are in `jaxloss.functional`"
-            elif hasattr(_importlib.import_module("jaxloss.modules"), name):
+            elif callable(getattr(_importlib.import_module("jaxloss.modules"), name, None)):
                 words += "; torch's classes are in `jaxloss.nnx` and `jaxloss.linen`"
         raise AttributeError(words, name=name, obj=_sys.modules[__name__])

@@ -75,8 +75,10 @@ def test_a_loss_without_reduction_says_how_to_reduce(function):
 
 def test_a_function_without_ignore_index_says_what_leaves_out():
     x, labels = jnp.ones((2, 3)), jnp.array([0, 1])
-    with pytest.raises(TypeError, match=r"'ignore_index'; `where=` says what takes part, "):
+    with pytest.raises(TypeError, match=r"'ignore_index'; `where=` says what takes part$"):
         jaxloss.softmax_cross_entropy_with_integer_labels(x, labels, ignore_index=-100)
+    with pytest.raises(TypeError, match=r"'ignore_index'(\. Did you mean .*)?$"):
+        F.mse_loss(x, x, ignore_index=-100)  # It has no `where`.
 
 
 INCOMPLETE = {

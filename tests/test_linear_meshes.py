@@ -200,6 +200,8 @@ def portions(monkeypatch):
     monkeypatch.setattr(cutting, "_PORTION", 1)
     monkeypatch.setattr(cutting, "_LANES", 12)
     jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 @KINDS
@@ -220,6 +222,18 @@ def test_half_kernels_of_several_devices(layout, door, kind, portions):
     if kind == AxisType.Explicit:
         assert [g.sharding.spec for g in got[1]] == [inputs, kernel]
         assert all("while" not in i.computation for i in hlo.gathering(program))
+
+
+@KINDS
+@pytest.mark.parametrize("position", [0, 1], ids=["inputs", "kernel"])
+def test_half_inputs_or_kernels_alone(position, kind, portions):
+    arrays = halves(np.random.default_rng(8))
+    f = jax.grad(DOORS["mean"], position)
+    wanted = f(*(x.astype(np.float32) if x.ndim > 1 else x for x in arrays))
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+    with jax.set_mesh(grid):
+        got = jax.jit(f)(*spread_over(grid, arrays, (P("data"), P(), P("data"))))
+    assert distance(got, wanted) < 4e-3
 
 
 @pytest.mark.parametrize("door", DOORS)

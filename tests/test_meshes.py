@@ -118,13 +118,27 @@ def test_labels_that_every_device_holds():
 def test_vmap_over_explicit_axes(name):
     loss = BY_NAME[name]
     args = [np.resize(x, (8, *x.shape[1:])) for x in loss.inputs()]
-    wanted = jax.vmap(loss.losses)(*map(jnp.asarray, args))
+    f = jax.vmap(jax.value_and_grad(lambda *x: loss.losses(*x).sum()))
+    wanted = f(*map(jnp.asarray, args))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in args]
-        found = jax.jit(jax.vmap(loss.losses))(*spread)
-    assert found.sharding.spec[0] == "data"
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        found = jax.jit(f)(*spread)
+    for x, y in zip(found, wanted, strict=True):
+        assert x.sharding.spec[0] == "data"
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_vmap_of_statistics_over_explicit_axes():
+    logits, labels = np.random.default_rng(1).normal(size=(8, 5)), np.arange(8) % 5
+    f = jax.vmap(jax.value_and_grad(lambda x, y: jaxloss.softmax_statistics(x, y).log_prob))
+    wanted = f(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (logits, labels)]
+        found = jax.jit(f)(*spread)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", PER_EXAMPLE, ids=str)

@@ -114,6 +114,9 @@ def write_families(app, config) -> None:
     for door, (module, _) in DOORS.items():
         for name, value in public(module).items():
             found.setdefault(family(name, value), {}).setdefault(door, []).append(name)
+    for page in FAMILIES.glob("*.rst"):
+        if page.stem not in found:
+            page.unlink()  # Of a name that it had before.
     for name, doors in found.items():
         about = next(
             str(sys.modules[module].__doc__)

@@ -45,8 +45,7 @@ def draw() -> dict[str, list[tuple[str, str, str]]]:
                 for loss in [c.loss for c in panel.curves] if is_curve else [panel.loss]:
                     jax.eval_shape(loss, *[1.0] * (1 if is_curve else 2))
                 path = FOLDER / f"{table}-{number}.png"
-                if not path.exists():
-                    draw_alone(panel, path)
+                draw_alone(panel, path)
                 for name in called:
                     caption = CURVES if is_curve else SURFACE
                     found[name].append((f"/pictures/{path.name}", panel.title, caption))

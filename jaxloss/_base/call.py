@@ -20,10 +20,10 @@ from jaxloss._base.arguments import Argument, declared
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What does the work of an argument that torch's function has.
+# What does the work of an argument that torch's function has, and the argument that this needs.
 _INSTEAD = {
-    "reduction": "it returns one loss per example, which `jaxloss.reduce` reduces",
-    "ignore_index": "`where=` says what takes part, as in `where=(labels != -100)[..., None]`",
+    "reduction": (None, "it returns one loss per example, which `jaxloss.reduce` reduces"),
+    "ignore_index": ("where", "`where=` says what takes part"),
 }
 
 
@@ -184,8 +184,9 @@ class Program:
             self.fun(*args, **kwargs)
         except TypeError as error:
             words = str(error)
-            for name, instead in _INSTEAD.items():
-                if name in kwargs and name not in self.arguments:
+            for name, (needed, instead) in _INSTEAD.items():
+                helps = needed is None or needed in self.arguments
+                if name in kwargs and name not in self.arguments and helps:
                     words = words.partition(". Did you mean")[0]  # It did not.
                     words += f"; {instead}"
             raise TypeError(words) from None

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec, reshard
 
 Arrays = Sequence[Any]
 Map = Callable[[Arrays, Arrays], Arrays]  # Of what is given and of what it is linear in.
@@ -107,8 +108,18 @@ def _zeros(shape, like):
     return lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
+def _spread(x, axis):
+    """As the dimension of a vmap, the first one, is spread over devices."""
+    if axis.explicit_mesh_axis is None:
+        return x
+    sharding = jax.typeof(x).sharding
+    spec = PartitionSpec(axis.explicit_mesh_axis, *sharding.spec[1:])
+    return reshard(x, NamedSharding(sharding.mesh, spec))
+
+
 def _batched(axis, operands, dims, *, there, back, sizes):
-    named = any(getattr(effect, "name", None) == axis.name for effect in there.effects)
+    effects = *there.effects, *back.effects
+    named = any(getattr(effect, "name", None) == axis.name for effect in effects)
     if not named and all(dim is None for dim in dims):
         found = linear_map_p.bind(*operands, there=there, back=back, sizes=sizes)
         return found, [None] * len(found)
@@ -116,7 +127,9 @@ def _batched(axis, operands, dims, *, there, back, sizes):
     *fixed_dims, x_dims = _parts(dims, sizes)
     known = [y for part in fixed for y in part]
     x = [
-        jnp.broadcast_to(y, (axis.size, *y.shape)) if dim is None else jnp.moveaxis(y, dim, 0)
+        _spread(jnp.broadcast_to(y, (axis.size, *y.shape)), axis)
+        if dim is None
+        else jnp.moveaxis(y, dim, 0)
         for y, dim in zip(x, x_dims, strict=True)
     ]
 
@@ -138,7 +151,7 @@ def _batched(axis, operands, dims, *, there, back, sizes):
 
         return of_known
 
-    like = [_zeros((axis.size, *v.aval.shape), v.aval) for v in there.outvars]
+    like = [_spread(_zeros((axis.size, *v.aval.shape), v.aval), axis) for v in there.outvars]
     found = linear_map(mapped(there, 0), mapped(back, 1), known, x, like)
     return found, [0] * len(found)
 

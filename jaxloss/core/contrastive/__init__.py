@@ -1,1 +1,1 @@
-"""Contrast over a batch, whose similarities exist only a block of columns at a time."""
+"""Contrast over a batch, whose similarities exist only a block at a time."""

@@ -1,15 +1,14 @@
 """From the gradients of logits to those of inputs and kernels: the two products behind them.
 
 On one device a kernel's gradient is one product, or a sum over portions of the examples. Where
-devices share a kernel, as far as is known, its gradient would stand in float32 on each of them
-until it is added up and rounded: as large as two kernels. There it is made of a portion of the
-classes at a time, which is added up over the devices, scattered to where its features belong, and
-rounded before the next.
+devices share a half kernel, its gradient would be in float32 on each of them until it is added up
+and rounded: as large as two kernels. Unless a device has too many examples, or `chunk_size` asks
+for less memory, it is made of a portion of the classes at a time, which is added up over the
+devices, scattered to where its features belong, and rounded before the next.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -49,8 +48,8 @@ def along_kernels(rows: Rows, slopes: Slopes, dots: Kernels, how: How) -> jax.Ar
     return lax.psum(total, how.axes) if how.axes else total
 
 
-def along(found: tuple[Rows, Shared], dots: tuple[Rows, Shared], how: How) -> jax.Array:
-    """The sum of all gradients times their tangents."""
+def along(found: tuple[Rows, Shared], dots: tuple[Rows, Shared], how: How) -> jax.Array | int:
+    """The sum of all gradients times their tangents, of which there may be none."""
     rows_dot, shared_dot = jax.tree.map(widened, dots)
     dots = rows_dot, shared_dot._replace(kernels=how.whole(shared_dot.kernels))
 
@@ -59,8 +58,7 @@ def along(found: tuple[Rows, Shared], dots: tuple[Rows, Shared], how: How) -> ja
         axes = tuple(a for a in how.axes if a in jax.typeof(total).mat.varying)
         return lax.psum(total, axes) if axes else total
 
-    first, *others = jax.tree.leaves(jax.tree.map(part, found, dots))
-    return functools.reduce(jnp.add, others, first)
+    return sum(jax.tree.leaves(jax.tree.map(part, found, dots)))
 
 
 def laid(found: tuple[Rows, Shared], like: tuple[Rows, Shared], how: How) -> tuple[Rows, Shared]:
