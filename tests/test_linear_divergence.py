@@ -179,6 +179,25 @@ def test_memory_is_at_most_twice_that_of_the_loss():
     assert hlo.temporaries(compiled(4096, 131072, 64, (0, 1))) <= 2 * reference
 
 
+LABELS = np.zeros(4096, np.int32)
+SECOND = {
+    "loss": lambda x, w: jaxloss.linear_softmax_cross_entropy(x, w, LABELS),
+    "statistics": lambda x, w: jaxloss.linear_softmax_statistics(x, w, LABELS).entropy,
+    "divergence": lambda x, w: jaxloss.linear_softmax_divergence(x, w, x, 2 * w),
+}
+
+
+@pytest.mark.parametrize("losses", SECOND.values(), ids=SECOND)
+def test_the_second_derivative_takes_blocks_too(losses):
+    x, w = (jax.ShapeDtypeStruct((size, 16), jnp.float32) for size in (4096, 8192))
+
+    def product(x, w, dot):
+        slope = jax.grad(lambda x: jnp.sum(losses(x, w)))
+        return jax.grad(lambda x: jnp.vdot(slope(x), dot))(x)
+
+    assert hlo.temporaries(hlo.compiled(product, x, w, x)) < 1.5 * 4 * 4096 * 8192
+
+
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16], ids=lambda h: h.__name__)
 def test_half_operands(half):
     rng = np.random.default_rng(2)

@@ -162,6 +162,7 @@ def _statistics_jvp(how, primals, tangents):
             )
             return _sum(here, new), to_columns
 
+        block = jax.checkpoint(block, prevent_cse=False)  # As above.
         start = jax.tree.map(jnp.zeros_like, moved._replace(columns=None))
         travelling = pairs.columns, of_columns.T, by_columns.T
         here, to_columns = _around(block, start, travelling, _sum, how)

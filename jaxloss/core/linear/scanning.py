@@ -27,7 +27,8 @@ def scan(f: Callable, carry: Any, blocks: Any, besides: Any = None) -> tuple[Any
     if besides is not None:
         f = _where_any(f, besides)
     if len(jax.tree.leaves(blocks)[0]) > 1:
-        return lax.scan(f, carry, blocks)
+        # What a block makes is not kept for another derivative: that would be all logits.
+        return lax.scan(jax.checkpoint(f, prevent_cse=False), carry, blocks)
     carry, out = f(carry, jax.tree.map(lambda x: x[0], blocks))
     return carry, jax.tree.map(lambda x: x[None], out)
 
