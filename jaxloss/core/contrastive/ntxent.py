@@ -14,7 +14,8 @@ from jaxloss._base import checks, elementwise, norms, xla
 from jaxloss._base.call import public
 from jaxloss._base.reduction import divide
 from jaxloss.core.contrastive.pairs import BLOCK_SCORES
-from jaxloss.core.linear import cutting
+from jaxloss.core.linear.cutting import divisor_near
+from jaxloss.core.linear.scanning import each
 
 
 @public(labels=("labels",), domain={"temperature": checks.POSITIVE})
@@ -145,7 +146,7 @@ def _in_blocks(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
     """
     # What is exported for any number of examples cannot tell how many blocks they make.
     known = isinstance(size, int)
-    count = cutting.divisor_near(size, -(-(size**2) // BLOCK_SCORES)) if known else 1
+    count = divisor_near(size, -(-(size**2) // BLOCK_SCORES)) if known else 1
     if count == 1:
         return f(rows)
 
@@ -154,9 +155,7 @@ def _in_blocks(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
         # Where rows are spread over devices, each has its share of every block.
         return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
 
-    # Not keeping the scores for the gradient is what bounds its memory.
-    f = jax.checkpoint(f, prevent_cse=False)
-    _, found = lax.scan(lambda _, block: (None, f(block)), None, jax.tree.map(cut, rows))
+    found = each(f, jax.tree.map(cut, rows))
     return jax.tree.map(lambda x: x.T.ravel()[:size], found)
 
 

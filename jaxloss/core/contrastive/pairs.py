@@ -21,6 +21,7 @@ from jaxloss._base import meshes, xla
 from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.contrastive.statistics import Count, LogSum, Parts, SoftplusSum, Sum, merged
 from jaxloss.core.linear.products import Slope, product, rounds, to_inputs
+from jaxloss.core.linear.scanning import scan
 
 T = TypeVar("T")
 
@@ -129,8 +130,6 @@ def _statistics_jvp(how, primals, tangents):
             here = _sum(here, sums(how.of_rows, of_rows[:, :, None], 1))
             return here, sums(how.of_columns, of_columns.T[:, None], 0)
 
-        # Not keeping the similarities for another derivative is what bounds its memory.
-        block = jax.checkpoint(block, prevent_cse=False)
         start = [jnp.zeros_like(x) for x in of_rows]
         travelling = pairs.columns, of_columns.T, moved.columns
         here, there = _around(block, start, travelling, _sum, how)
@@ -162,7 +161,6 @@ def _statistics_jvp(how, primals, tangents):
             )
             return _sum(here, new), to_columns
 
-        block = jax.checkpoint(block, prevent_cse=False)  # As above.
         start = jax.tree.map(jnp.zeros_like, moved._replace(columns=None))
         travelling = pairs.columns, of_columns.T, by_columns.T
         here, to_columns = _around(block, start, travelling, _sum, how)
@@ -245,26 +243,20 @@ def _around(
         pad = [(0, count * length - size)] + [(0, 0)] * (x.ndim - 1)
         return jnp.pad(x, pad).reshape(count, length, *x.shape[1:])
 
-    def blocks(here, columns):
-        if count > 1:
-            return lax.scan(f, here, columns)
-        here, there = f(here, jax.tree.map(lambda x: x[0], columns))
-        return here, jax.tree.map(lambda x: x[None], there)
-
     columns = jax.tree.map(cut, columns)
     if how.axis_name is None:
-        here, there = blocks(here, columns)
+        here, there = scan(f, here, columns)
     else:
         devices = lax.axis_size(how.axis_name)
         ring = [(i, (i + 1) % devices) for i in range(devices)]
 
         def step(state, _):
             here, columns, there = state
-            here, new = blocks(here, columns)
+            here, new = scan(f, here, columns)
             moved_on = lax.ppermute((columns, merge(there, new)), how.axis_name, ring)
             return (here, *moved_on), None
 
-        shapes = jax.eval_shape(blocks, here, columns)[1]
+        shapes = jax.eval_shape(functools.partial(scan, f), here, columns)[1]
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         start = meshes.varying((here, columns, nothing), columns)
         (here, _, there), _ = lax.scan(step, start, length=devices)

@@ -95,8 +95,6 @@ def _of_blocks_jvp(how, sparse, primals, tangents):
             def result(rows, shared):
                 return differentiable(_block(*combine((rows, shared), fixed), how))[0]
 
-            # Not keeping the logits for the backward pass is what bounds the memory.
-            result = jax.checkpoint(result, prevent_cse=False)
             return jax.jvp(result, parts, (rows_dot, shared_dot))[1]
 
         return each(block, (rows, rows_dot), (shared, shared_dot) if sparse else None)
@@ -163,8 +161,7 @@ def _differentiated(
     Inside `jax.shard_map` the problem varies over all devices, so that each finds its own part of a
     gradient, and the tangents over those that they are of, which say what is added up when.
     """
-    rows_dot, shared_dot = tangents_of(tangents)
-    return meshes.varying(primals, primals), (rows_dot, shared_dot)
+    return meshes.varying(primals, primals), tangents_of(tangents)
 
 
 def _results_and_gradients(

@@ -21,14 +21,15 @@ def each(f: Callable[[Any], Any], blocks: Any, besides: Any = None) -> Any:
 def scan(f: Callable, carry: Any, blocks: Any, besides: Any = None) -> tuple[Any, Any]:
     """`lax.scan`, without a loop where there is one block only.
 
+    What a block makes is not kept for another derivative: that would be as much as all blocks make.
     Given what f reads besides, blocks of which no example takes part are skipped: the carry stays
     as it is, and the output is 0.
     """
     if besides is not None:
         f = _where_any(f, besides)
+    f = jax.checkpoint(f, prevent_cse=False)
     if len(jax.tree.leaves(blocks)[0]) > 1:
-        # What a block makes is not kept for another derivative: that would be all logits.
-        return lax.scan(jax.checkpoint(f, prevent_cse=False), carry, blocks)
+        return lax.scan(f, carry, blocks)
     carry, out = f(carry, jax.tree.map(lambda x: x[0], blocks))
     return carry, jax.tree.map(lambda x: x[None], out)
 
