@@ -17,6 +17,7 @@ from derivatives import check
 from hlo import compiled, optimised
 from jax import lax
 from jax.custom_derivatives import linear_call
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -436,6 +437,27 @@ def test_a_linear_map_in_a_mapped_axis():
             return jax.vmap(f, axes, axis_name="i", axis_size=4)(*args)
 
         np.testing.assert_allclose(mapped(f, *given), mapped(automatic, *given))
+
+
+def test_all_of_any_vmap_is_one_condition_over_explicit_axes():
+    grid = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+
+    def checked(all_hold):
+        def f(x):
+            checkify.debug_check(all_hold(x > 0), "x must be positive")
+            return x
+
+        return checkify.checkify(jax.jit(jax.vmap(f)))
+
+    with jax.set_mesh(grid):
+        good, bad = (
+            jax.device_put(x, NamedSharding(grid, P("data")))
+            for x in (np.ones((8, 2), np.float32), np.arange(16, dtype=np.float32).reshape(8, 2))
+        )
+        assert checked(xla.all_of_any_vmap)(good)[0].get() is None
+        assert "x must be positive" in str(checked(xla.all_of_any_vmap)(bad)[0].get())
+        with pytest.raises(Exception, match="sort"):
+            checked(jnp.all)(good)
 
 
 def test_a_tied_value_varies_over_the_same_devices():

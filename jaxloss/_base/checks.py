@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-from jaxloss._base import host, meshes
+from jaxloss._base import host, meshes, xla
 
 Axis = int | tuple[int, ...] | None
 Shaped = jax.Array | jax.ShapeDtypeStruct
@@ -146,23 +146,7 @@ def require(
         return
     if where is not None:
         holds = holds | ~where
-    all_hold = _all_of_any_vmap if meshes.explicit_axes(holds)[1] else jnp.all
-    checkify.debug_check(all_hold(holds), f"{_said(argument)} must {expectation}")
-
-
-@jax.custom_batching.custom_vmap
-def _all_of_any_vmap(holds: jax.Array) -> jax.Array:
-    """Whether a condition holds in all examples of a `jax.vmap` too.
-
-    Of a condition for each of them checkify sorts the answers, which is an error over explicit
-    axes. It takes time to trace, and so is for these alone.
-    """
-    return jnp.all(holds)
-
-
-@_all_of_any_vmap.def_vmap
-def _all_of_any_vmap_vmap(_axis_size, _in_batched, holds):
-    return _all_of_any_vmap(holds), False
+    checkify.debug_check(xla.all_of_any_vmap(holds), f"{_said(argument)} must {expectation}")
 
 
 def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:

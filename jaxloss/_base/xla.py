@@ -288,6 +288,26 @@ def linear(
     return tree_wanted.unflatten(linear_map(there, back, known, leaves, wanted))
 
 
+def all_of_any_vmap(holds: jax.Array) -> jax.Array:
+    """Whether a condition holds everywhere: over explicit axes in all examples of a `jax.vmap` too.
+
+    Otherwise a vmapped condition has an answer for each example, which checkify sorts, and sorting
+    what is spread over devices is an error. Tracing this takes 6 ms, so that it is done only over
+    explicit axes; no chip sees any of it. It may go when checkify reduces instead.
+    """
+    return _all_of_any_vmap(holds) if meshes.explicit_axes(holds)[1] else jnp.all(holds)
+
+
+@jax.custom_batching.custom_vmap
+def _all_of_any_vmap(holds: jax.Array) -> jax.Array:
+    return jnp.all(holds)
+
+
+@_all_of_any_vmap.def_vmap
+def _all_of_any_vmap_rule(_axis_size, _in_batched, holds):
+    return _all_of_any_vmap(holds), False
+
+
 def apart(x: T) -> T:
     """x, made before what reads it and not inside that.
 
