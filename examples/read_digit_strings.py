@@ -227,16 +227,18 @@ def draw(args: argparse.Namespace, losses, rates, logits, lines: Lines) -> None:
     figure.savefig(args.out, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def arguments(about: str | None, picture: str) -> argparse.Namespace:
+    """How a program that reads lines is to train, and where its picture goes."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("out/read_digit_strings.png")
-    )
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out", picture))
     parser.add_argument("--quick", action="store_true", help="a few epochs")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = arguments(__doc__, "read_digit_strings.png")
     start = time.perf_counter()
     model = Network(nnx.Rngs(args.seed))
     losses, rates, lines = train(args, model, CTC)

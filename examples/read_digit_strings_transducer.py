@@ -9,7 +9,6 @@ that CTC has trained there. A frame may read any number of digits, which depend 
 from __future__ import annotations
 
 import argparse
-import pathlib
 import time
 
 import jax
@@ -180,15 +179,7 @@ def draw(args: argparse.Namespace, ctc: Network, transducer: Transducer, curves,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("out/read_digit_strings_transducer.png")
-    )
-    parser.add_argument("--quick", action="store_true", help="a few epochs")
-    args = parser.parse_args()
-
+    args = strings.arguments(__doc__, "read_digit_strings_transducer.png")
     start = time.perf_counter()
     ctc = Network(nnx.Rngs(args.seed))
     *of_ctc, lines = strings.train(args, ctc, CTC)

@@ -36,12 +36,14 @@ def test_memory_does_not_grow_with_the_states(shape, most):
     assert hlo.temporaries(hlo.compiled(jax.value_and_grad(f), logits, labels)) < most
 
 
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
-@pytest.mark.parametrize("door", [core, functional])
-def test_examples_on_several_devices_talk_only_to_add_up(door, kind):
-    logits, labels = normal(16, 20, 6), spelled(16 * 4, 6).reshape(16, 4)
-    args = (np.asarray(jax.nn.log_softmax(logits)), labels, np.full(16, 20), np.full(16, 4))
-    f = jax.value_and_grad(lambda *args: door(*args).mean())
+KINDS = pytest.mark.parametrize(
+    "kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"]
+)
+
+
+def check_that_devices_only_add_up(losses, args, kind):
+    """The mean of the losses and its gradient by the first argument, of examples on 8 devices."""
+    f = jax.value_and_grad(lambda *args: losses(*args).mean())
     wanted = f(*args)
     grid = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     with jax.set_mesh(grid):
@@ -53,6 +55,14 @@ def test_examples_on_several_devices_talk_only_to_add_up(door, kind):
     assert got[1].sharding.spec[0] == "data"
     talk = hlo.collectives(hlo.instructions(program))
     assert [(i.type, i.op) for i in talk] == [("f32[]", "all-reduce")]
+
+
+@KINDS
+@pytest.mark.parametrize("door", [core, functional])
+def test_examples_on_several_devices_talk_only_to_add_up(door, kind):
+    logits, labels = normal(16, 20, 6), spelled(16 * 4, 6).reshape(16, 4)
+    args = (np.asarray(jax.nn.log_softmax(logits)), labels, np.full(16, 20), np.full(16, 4))
+    check_that_devices_only_add_up(door, args, kind)
 
 
 def test_alignment_for_every_platform():

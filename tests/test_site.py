@@ -12,6 +12,7 @@ import threading
 import urllib.parse
 
 import pytest
+from test_documentation import public
 
 import jaxloss
 import jaxloss.functional
@@ -21,12 +22,7 @@ import jaxloss.nnx
 pytest.importorskip("furo", reason="the extra `docs` is not installed")
 ROOT = pathlib.Path(__file__).parent.parent
 DOORS = jaxloss, jaxloss.functional, jaxloss.nnx, jaxloss.linen
-NAMES = [
-    f"{door.__name__}.{name}"
-    for door in DOORS
-    for name, value in vars(door).items()
-    if not name.startswith("_") and str(getattr(value, "__module__", "")).startswith("jaxloss")
-]
+NAMES = [f"{door.__name__}.{name}" for door in DOORS for name, _ in public(door)]
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
@@ -106,6 +102,7 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:
+        # It is no package of Python: `.ci/run site` installs it, and says so if it cannot.
         pytest.skip("there is no Chromium here")
     with playwright.sync_playwright() as play:
         yield play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
