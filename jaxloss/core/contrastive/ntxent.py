@@ -142,7 +142,10 @@ class Examples(NamedTuple):
 def _in_blocks(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
     """f of all rows, a block of them after the other, each with its scores to all columns.
 
-    Scores of all pairs at once, and what is made of them, would be five arrays on a CPU.
+    Scores of all pairs at once, and what is made of them, would be five arrays on a CPU and one on
+    a chip. Making them once more for the gradient is the price: for 8192 examples of 128 numbers
+    1.7 of the cycles on a TPU v5e and 2.3 of the time on an H100, as compiled, at 0.6 MB for 269
+    and 34 MB for 285.
     """
     # What is exported for any number of examples cannot tell how many blocks they make.
     known = isinstance(size, int)
