@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,9 +64,12 @@ def contenders(
         for name, loss in _in_jax(workload).items()
     ]
     if torch is not None:
-        found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
-        if workload.floats:
-            found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
+        try:
+            found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
+            if workload.floats:
+                found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
+        except AttributeError as error:  # Of a torch that is older than the loss.
+            print(f"{workload.name}: left out torch {torch.__version__}: {error}", file=sys.stderr)
     return found
 
 

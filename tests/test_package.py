@@ -22,7 +22,7 @@ ROOT = pathlib.Path(str(jaxloss.__file__)).parent
 MODULES = [m.name for m in pkgutil.walk_packages([str(ROOT)], "jaxloss.")]
 # A module may import only from layers before its own.
 LAYERS = [
-    ("_base.exact", "_base.host", "_base.linear_map", "_base.meshes"),
+    ("_base.conditions", "_base.exact", "_base.host", "_base.linear_map", "_base.meshes"),
     ("_base.xla",),
     ("_base.norms",),
     ("_base.elementwise",),

@@ -439,25 +439,38 @@ def test_a_linear_map_in_a_mapped_axis():
         np.testing.assert_allclose(mapped(f, *given), mapped(automatic, *given))
 
 
-def test_all_of_any_vmap_is_one_condition_over_explicit_axes():
+def test_conditions_are_no_effect():
+    def debugged(x, conditions):
+        for holds, message in conditions:
+            checkify.debug_check(jnp.all(holds), message)
+        return x
+
+    def step(checked):
+        return lambda x: checked({"x": 2 * x}, [(x > 0, "x must be positive"), (x < 9, "or 9")])
+
+    x = jnp.arange(1.0, 4)
+    for checked, effects in ((xla.checked, 0), (debugged, 1)):
+        program = jax.make_jaxpr(step(checked))(x)
+        assert len(program.effects) == effects
+        for bad, words in ((x, None), (x - 1, "x must be positive"), (x + 9, "or 9")):
+            error, found = checkify.checkify(step(checked))(bad)
+            np.testing.assert_array_equal(found["x"], 2 * bad)
+            assert (error.get() or "None").startswith(str(words))
+    assert "compare" not in text(step(xla.checked), x)
+
+
+def test_conditions_are_mapped_over_explicit_axes():
+    def positive(x):
+        return xla.checked(x, [(x > 0, "x must be positive")])
+
     grid = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-
-    def checked(all_hold):
-        def f(x):
-            checkify.debug_check(all_hold(x > 0), "x must be positive")
-            return x
-
-        return checkify.checkify(jax.jit(jax.vmap(f)))
-
     with jax.set_mesh(grid):
-        good, bad = (
-            jax.device_put(x, NamedSharding(grid, P("data")))
-            for x in (np.ones((8, 2), np.float32), np.arange(16, dtype=np.float32).reshape(8, 2))
-        )
-        assert checked(xla.all_of_any_vmap)(good)[0].get() is None
-        assert "x must be positive" in str(checked(xla.all_of_any_vmap)(bad)[0].get())
-        with pytest.raises(Exception, match="sort"):
-            checked(jnp.all)(good)
+        x = jnp.arange(16.0).reshape(8, 2)
+        for given, words in ((x, "x must be positive"), (x + 1, "None")):
+            given = jax.device_put(given, NamedSharding(grid, P("data")))
+            error, found = checkify.checkify(jax.jit(jax.vmap(positive)))(given)
+            assert str(error.get()).startswith(words)
+            assert jax.typeof(found).sharding.spec[0] == "data"
 
 
 def test_a_tied_value_varies_over_the_same_devices():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -92,35 +91,28 @@ class Program:
         self.not_numbers = arguments.keys() - self.numbers.keys()
         self.places_ahead = len([*itertools.takewhile(self.not_numbers.__contains__, self.places)])
         static = [name for name, a in arguments.items() if a.kind.is_static]
-        self.compiled = jax.jit(self._traceable(), static_argnames=["checkified", *static])
+        self.compiled = jax.jit(self._traceable(), static_argnames=static)
 
     def _traceable(self) -> Callable:
-        """The function to compile, behind a flag: whether `checkify` may be around the call."""
-        callers = dataclasses.replace(self.caller, checkified=False), self.caller
+        """The function to compile."""
 
         @functools.wraps(self.fun)
-        def traceable(checkified: bool, *args: Any, **kwargs: Any) -> Any:
-            with checks.speaking_for(callers[checkified]):
+        def traceable(*args: Any, **kwargs: Any) -> Any:
+            with checks.speaking_for(self.caller) as speaking:
                 for name, value in self._named(args, kwargs).items():
                     self.arguments[name].check(value)
-                return self.fun(*args, **kwargs)
+                return speaking.checked(self.fun(*args, **kwargs))
 
-        flag = inspect.Parameter("checkified", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = [flag, *self.signature.parameters.values()]
-        vars(traceable)["__signature__"] = self.signature.replace(parameters=parameters)
         return traceable
 
     def run(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Calls the program, with our own errors in place of those of JAX."""
-        is_outermost = get_opaque_trace_state() == _OUTSIDE
         if not self.aliases.keys().isdisjoint(kwargs):
             kwargs = self._unaliased(kwargs)
         if not self._is_plain(args, kwargs):
-            args, kwargs = self._prepared(args, kwargs, read=is_outermost)
+            args, kwargs = self._prepared(args, kwargs)
         try:
-            # With conditions of checkify in it JAX has no fast way to call a program: outside of
-            # every trace another is compiled, without them.
-            return self.compiled(not is_outermost, *args, **kwargs)
+            return self.compiled(*args, **kwargs)
         except (TypeError, ValueError) as error:
             if not checks.is_own(error):
                 with checks.speaking_for(self.caller):
@@ -145,8 +137,9 @@ class Program:
             and kwargs.keys().isdisjoint(self.places[: len(args)])
         )
 
-    def _prepared(self, args: tuple, kwargs: dict[str, Any], *, read: bool) -> Any:
+    def _prepared(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The arguments as JAX takes them, after a look at the numbers that are known."""
+        read = get_opaque_trace_state() == _OUTSIDE
         passed = self._named(args, kwargs)
         if len(passed) < len(args) + len(kwargs) or not passed.keys() <= self.arguments.keys():
             self._refuse_misfit(args, kwargs)

@@ -6,16 +6,16 @@ import contextvars
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 from jaxloss._base import host, meshes, xla
 
+T = TypeVar("T")
 Axis = int | tuple[int, ...] | None
 Shaped = jax.Array | jax.ShapeDtypeStruct
 
@@ -26,10 +26,6 @@ class Caller:
 
     function: str
     names: Mapping[str, str]
-    checkified: bool = True  # Whether conditions on values can come to light, see `require`.
-
-
-_caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
 
 
 @dataclasses.dataclass(slots=True)
@@ -37,29 +33,40 @@ class speaking_for:  # `contextlib` would make a generator of it, at 5 times the
     """Words every error raised inside as `caller`'s."""
 
     caller: Caller
+    conditions: list[tuple[jax.Array, str]] = dataclasses.field(default_factory=list)
     token: contextvars.Token = dataclasses.field(init=False)
 
-    def __enter__(self) -> None:
-        self.token = _caller.set(self.caller)
+    def __enter__(self) -> speaking_for:
+        self.token = _speaking.set(self)
+        return self
 
     def __exit__(self, *_: object) -> None:
-        _caller.reset(self.token)
+        _speaking.reset(self.token)
+
+    def checked(self, values: T) -> T:
+        """The values, with which goes what has been required of them."""
+        return xla.checked(values, self.conditions)
+
+
+_speaking: contextvars.ContextVar[speaking_for | None]
+_speaking = contextvars.ContextVar("speaking", default=None)
 
 
 def is_nested() -> bool:
     """Whether a public function is running, so that this call comes from inside the package."""
-    return _caller.get() is not None
+    return _speaking.get() is not None
 
 
 def _said(argument: str) -> str:
     """The function and the argument as the user knows it: "cross_entropy: `input`"."""
-    caller = _caller.get()
-    return _known_as(argument) if caller is None else f"{caller.function}: {_known_as(argument)}"
+    speaking = _speaking.get()
+    known = _known_as(argument)
+    return known if speaking is None else f"{speaking.caller.function}: {known}"
 
 
 def _known_as(argument: str) -> str:
-    caller = _caller.get()
-    return f"`{caller.names.get(argument, argument) if caller else argument}`"
+    speaking = _speaking.get()
+    return f"`{speaking.caller.names.get(argument, argument) if speaking else argument}`"
 
 
 def fail(error: type[Exception], argument: str, expectation: str, got: object) -> NoReturn:
@@ -140,13 +147,14 @@ FRACTION = Domain("between 0 and 1", lambda x: (x >= 0) & (x <= 1))
 def require(
     holds: jax.Array, argument: str, expectation: str, where: jax.Array | None = None
 ) -> None:
-    """A condition on values: an error under `checkify.checkify`, nothing at all without it."""
-    caller = _caller.get()
-    if caller is not None and not caller.checkified:
-        return
+    """A condition on values: an error under `checkify.checkify`, nothing at all without it.
+
+    It is the public function's that runs, and so has to be known outside of its loops and maps.
+    """
     if where is not None:
         holds = holds | ~where
-    checkify.debug_check(xla.all_of_any_vmap(holds), f"{_said(argument)} must {expectation}")
+    if speaking := _speaking.get():
+        speaking.conditions.append((holds, f"{_said(argument)} must {expectation}"))
 
 
 def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:

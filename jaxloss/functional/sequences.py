@@ -371,7 +371,7 @@ def _rounded_up(size):
 
 def _padded(targets, lengths, examples):
     """`_rows` in a program, of the longest length that is known."""
-    with checks.speaking_for(_CALLER):
+    with checks.speaking_for(_CALLER) as speaking:
         targets = checks.labels("targets", targets, np.shape(targets))
         longest, given = targets.size, lengths
         lengths = checks.labels("target_lengths", lengths, (examples,))
@@ -383,6 +383,7 @@ def _padded(targets, lengths, examples):
             longest = int(known.max(initial=0))
         rule = "hold as many targets as `target_lengths` count"
         checks.require(jnp.sum(lengths) == targets.size, "targets", rule)
+        lengths = speaking.checked(lengths)
     ends = jnp.cumsum(lengths, dtype=lengths.dtype)
     places = (ends - lengths)[:, None] + jnp.arange(longest, dtype=ends.dtype)[None]
     # A target that is missing is a bad one.
