@@ -62,7 +62,11 @@ def public(
 
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return fun(*args, **kwargs) if checks.is_nested() else run(args, kwargs)
+            if outer := checks.speaking():
+                # Its conditions stay with its results: it may run inside of a loop or a branch.
+                with checks.speaking_for(outer.caller) as inner:
+                    return inner.checked(fun(*args, **kwargs))
+            return run(args, kwargs)
 
         vars(call)["aliases"] = aliases or {}
         return call

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
 from jaxloss._base import host, meshes, xla
@@ -34,6 +35,7 @@ class speaking_for:  # `contextlib` would make a generator of it, at 5 times the
 
     caller: Caller
     conditions: list[tuple[jax.Array, str]] = dataclasses.field(default_factory=list)
+    trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
     token: contextvars.Token = dataclasses.field(init=False)
 
     def __enter__(self) -> speaking_for:
@@ -52,21 +54,21 @@ _speaking: contextvars.ContextVar[speaking_for | None]
 _speaking = contextvars.ContextVar("speaking", default=None)
 
 
-def is_nested() -> bool:
-    """Whether a public function is running, so that this call comes from inside the package."""
-    return _speaking.get() is not None
+def speaking() -> speaking_for | None:
+    """The public function that is running, if a call comes from inside the package."""
+    return _speaking.get()
 
 
 def _said(argument: str) -> str:
     """The function and the argument as the user knows it: "cross_entropy: `input`"."""
-    speaking = _speaking.get()
+    outer = _speaking.get()
     known = _known_as(argument)
-    return known if speaking is None else f"{speaking.caller.function}: {known}"
+    return known if outer is None else f"{outer.caller.function}: {known}"
 
 
 def _known_as(argument: str) -> str:
-    speaking = _speaking.get()
-    return f"`{speaking.caller.names.get(argument, argument) if speaking else argument}`"
+    outer = _speaking.get()
+    return f"`{outer.caller.names.get(argument, argument) if outer else argument}`"
 
 
 def fail(error: type[Exception], argument: str, expectation: str, got: object) -> NoReturn:
@@ -149,12 +151,14 @@ def require(
 ) -> None:
     """A condition on values: an error under `checkify.checkify`, nothing at all without it.
 
-    It is the public function's that runs, and so has to be known outside of its loops and maps.
+    It is that of the public function that runs; what this requires inside of its own branches and
+    loops it has required of the whole before.
     """
     if where is not None:
         holds = holds | ~where
-    if speaking := _speaking.get():
-        speaking.conditions.append((holds, f"{_said(argument)} must {expectation}"))
+    outer = _speaking.get()
+    if outer and outer.trace == get_opaque_trace_state():
+        outer.conditions.append((holds, f"{_said(argument)} must {expectation}"))
 
 
 def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]:
