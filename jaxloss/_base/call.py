@@ -63,7 +63,9 @@ def public(
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             if outer := checks.speaking():
-                # Its conditions stay with its results: it may run inside of a loop or a branch.
+                if outer.trace == get_opaque_trace_state():
+                    return fun(*args, **kwargs)
+                # Its conditions stay in the loop or the branch that it runs in.
                 with checks.speaking_for(outer.caller) as inner:
                     return inner.checked(fun(*args, **kwargs))
             return run(args, kwargs)
