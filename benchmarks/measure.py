@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.workloads import Workload
 
@@ -69,7 +70,8 @@ def contenders(
             if workload.floats:
                 found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
         except AttributeError as error:  # Of a torch that is older than the loss.
-            print(f"{workload.name}: left out torch {torch.__version__}: {error}", file=sys.stderr)
+            message = f"{workload.name}: left out torch {torch.__version__}: {error}"
+            tqdm.write(message, file=sys.stderr)
     return found
 
 

@@ -62,13 +62,7 @@ def public(
 
         @functools.wraps(fun)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if outer := checks.speaking():
-                if outer.trace == get_opaque_trace_state():
-                    return fun(*args, **kwargs)
-                # Its conditions stay in the loop or the branch that it runs in.
-                with checks.speaking_for(outer.caller) as inner:
-                    return inner.checked(fun(*args, **kwargs))
-            return run(args, kwargs)
+            return fun(*args, **kwargs) if checks.is_nested() else run(args, kwargs)
 
         vars(call)["aliases"] = aliases or {}
         return call

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
 from jaxloss._base import host, meshes, xla
@@ -35,7 +35,6 @@ class speaking_for:  # `contextlib` would make a generator of it, at 5 times the
 
     caller: Caller
     conditions: list[tuple[jax.Array, str]] = dataclasses.field(default_factory=list)
-    trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
     token: contextvars.Token = dataclasses.field(init=False)
 
     def __enter__(self) -> speaking_for:
@@ -54,9 +53,20 @@ _speaking: contextvars.ContextVar[speaking_for | None]
 _speaking = contextvars.ContextVar("speaking", default=None)
 
 
-def speaking() -> speaking_for | None:
-    """The public function that is running, if a call comes from inside the package."""
-    return _speaking.get()
+def is_nested() -> bool:
+    """Whether a public function is running, so that this call comes from inside the package."""
+    return _speaking.get() is not None
+
+
+@contextlib.contextmanager
+def requiring_nothing() -> Iterator[None]:
+    """For what runs in a branch, on values of which all has been required outside of it.
+
+    A condition is the whole function's, and could not leave the branch.
+    """
+    outer = _speaking.get()
+    with speaking_for(outer.caller) if outer else contextlib.nullcontext():
+        yield
 
 
 def _said(argument: str) -> str:
@@ -151,13 +161,11 @@ def require(
 ) -> None:
     """A condition on values: an error under `checkify.checkify`, nothing at all without it.
 
-    It is that of the public function that runs; what this requires inside of its own branches and
-    loops it has required of the whole before.
+    It becomes one of the public function that runs, see `requiring_nothing`.
     """
     if where is not None:
         holds = holds | ~where
-    outer = _speaking.get()
-    if outer and outer.trace == get_opaque_trace_state():
+    if outer := _speaking.get():
         outer.conditions.append((holds, f"{_said(argument)} must {expectation}"))
 
 

@@ -112,7 +112,8 @@ def _losses_of_cluster(
             features, weights, labels, where=present, chunk_size=chunk_size
         )
 
-    return xla.for_few(skipping, whole)
+    with checks.requiring_nothing():
+        return xla.for_few(skipping, whole)
 
 
 @public()
