@@ -12,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from flax import nnx
+from jax.experimental import checkify
 
 import jaxloss.linen
 import jaxloss.nnx
@@ -155,6 +156,18 @@ def test_several_places_per_input(x64):
         np.testing.assert_allclose(
             got, F.cross_entropy(logits, targets, reduction=reduction), rtol=1e-12
         )
+
+
+def test_a_bad_label_in_one_of_several_places_is_named():
+    inputs, kernel = jnp.ones((4, D)), jnp.ones((C, 2, D))
+    labels = jnp.zeros((4, 2), int)
+    f = checkify.checkify(jax.jit(jax.grad(F.linear_cross_entropy)))
+    for given, words in (
+        (labels, "None"),
+        (labels.at[2, 1].set(C), "linear_cross_entropy: `target`"),
+    ):
+        error, _ = f(inputs, kernel, given)
+        assert str(error.get()).startswith(words)
 
 
 @pytest.mark.parametrize("chunk_size", [2, None])

@@ -59,14 +59,16 @@ def is_nested() -> bool:
 
 
 @contextlib.contextmanager
-def requiring_nothing() -> Iterator[None]:
-    """For what runs in a branch, on values of which all has been required outside of it.
+def apart() -> Iterator[speaking_for]:
+    """For what is mapped or runs in a branch, where a condition is known only inside.
 
-    A condition is the whole function's, and could not leave the branch.
+    `checked` hands it on with results. Without that nothing more is required: right where the
+    values have been checked outside.
     """
     outer = _speaking.get()
-    with speaking_for(outer.caller) if outer else contextlib.nullcontext():
-        yield
+    assert outer is not None
+    with speaking_for(outer.caller) as inner:
+        yield inner
 
 
 def _said(argument: str) -> str:
@@ -161,7 +163,7 @@ def require(
 ) -> None:
     """A condition on values: an error under `checkify.checkify`, nothing at all without it.
 
-    It becomes one of the public function that runs, see `requiring_nothing`.
+    It becomes one of the public function that runs; in a map or a branch of that one see `apart`.
     """
     if where is not None:
         holds = holds | ~where

@@ -1,4 +1,4 @@
-"""Values together with conditions that only checkify looks at, as a primitive of JAX."""
+"""A value together with conditions that only checkify looks at, as a primitive of JAX."""
 
 from __future__ import annotations
 
@@ -12,45 +12,44 @@ from jax.experimental import checkify
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# Its operands: the values, of which there are `count`, and a condition for each message.
+# Its operands: a value, and a condition for each message.
 checked_p = Primitive("checked")
-checked_p.multiple_results = True
 
 
-def checked(values: Sequence[Any], holds: Sequence[Any], messages: tuple[str, ...]) -> list[Any]:
-    """The values as they are."""
-    return checked_p.bind(*values, *holds, count=len(values), messages=messages)
+def checked(value: Any, holds: Sequence[Any], messages: tuple[str, ...]) -> Any:
+    """The value as it is."""
+    return checked_p.bind(value, *holds, messages=messages)
 
 
 @checked_p.def_impl
 @checked_p.def_abstract_eval
-def _values(*operands, count, messages):
-    return list(operands[:count])
+def _value(value, *holds, messages):
+    return value
 
 
-def _jvp(primals, tangents, *, count, messages):
-    return checked_p.bind(*primals, count=count, messages=messages), list(tangents[:count])
+def _jvp(primals, tangents, *, messages):
+    return checked_p.bind(*primals, messages=messages), tangents[0]
 
 
-def _batched(operands, dims, *, count, messages):
-    return checked_p.bind(*operands, count=count, messages=messages), list(dims[:count])
+def _batched(operands, dims, *, messages):
+    return checked_p.bind(*operands, messages=messages), dims[0]
 
 
-def _checkified(*operands, count, messages):
+def _checkified(*operands, messages):
     # What checkify knows stands in front, and with newer versions of JAX is one more.
-    own = len(operands) - count - len(messages)
-    *context, error, enabled = operands[:own]
-    values, holds = operands[own : own + count], operands[own + count :]
+    own = len(operands) - len(messages)
+    *context, error, enabled, value = operands[:own]
+    holds = operands[own:]
 
     def check(*holds):
         for condition, message in zip(holds, messages, strict=True):
             checkify.debug_check(jnp.all(condition), message)
 
     error, _ = checkify_jaxpr(*context, jax.make_jaxpr(check)(*holds), enabled, error, *holds)
-    return error, list(values)
+    return error, value
 
 
 ad.primitive_jvps[checked_p] = _jvp
 batching.primitive_batchers[checked_p] = _batched
-mlir.register_lowering(checked_p, mlir.lower_fun(_values, multiple_results=True))
+mlir.register_lowering(checked_p, mlir.lower_fun(_value, multiple_results=False))
 error_checks[checked_p] = _checkified

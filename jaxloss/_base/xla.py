@@ -300,9 +300,9 @@ def checked(values: T, conditions: Sequence[tuple[jax.Array, str]]) -> T:
     """
     if not conditions:
         return values
-    leaves, tree = jax.tree.flatten(values)
     holds, messages = zip(*conditions, strict=True)
-    return tree.unflatten(_checked(leaves, holds, messages))
+    # Each by itself, so that what nobody uses goes with all that makes it.
+    return jax.tree.map(lambda x: _checked(x, holds, messages), values)
 
 
 def apart(x: T) -> T:

@@ -112,19 +112,20 @@ def linear_cross_entropy(
         target = checks.labels("target", target, (*batch, *places))
 
     def of_one_place(kernel, bias, labels, where):
-        rows, shared = core.problem(
-            input,
-            kernel,
-            labels,
-            bias=bias,
-            where=None if where is None else where[..., None],
-            class_weights=weight,
-            label_smoothing=label_smoothing,
-        )
+        with checks.apart() as inner:
+            rows, shared = core.problem(
+                input,
+                kernel,
+                labels,
+                bias=bias,
+                where=None if where is None else where[..., None],
+                class_weights=weight,
+                label_smoothing=label_smoothing,
+            )
         problem, copies = (rows, shared, How(core.losses), chunk_size), math.prod(places)
         if reduction == "none":
-            return of_examples(*problem, copies=copies), None
-        return core.sum_and_weights(*problem, copies=copies)
+            return inner.checked(of_examples(*problem, copies=copies)), None
+        return inner.checked(core.sum_and_weights(*problem, copies=copies))
 
     args = linear_weight, linear_bias, target, where
     if not places:
