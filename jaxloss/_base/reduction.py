@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import jax
@@ -84,17 +85,16 @@ def reduce(
     axes = checks.axes(axis, losses, "losses")
     weights = checks.follower("weights", weights, losses)
     where = checks.mask(where, "losses", losses)
+    weighted = losses = losses if where is None else jnp.where(where, losses, 0)
     if weights is not None:
-        weights = checks.broadcast("weights", weights, losses, same_rank=True)
-    if where is not None:
-        losses = jnp.where(where, losses, 0)
-    weighted = losses if weights is None else elementwise.product(weights, losses)
+        of_each = checks.broadcast("weights", weights, losses, same_rank=True)
+        weighted = elementwise.product(of_each, losses)
     if reduction == "none":
         return weighted if where is None else jnp.where(where, weighted, 0)
 
     def total(x: jax.Array) -> jax.Array:
-        x = jnp.broadcast_to(x, losses.shape)
-        x = jnp.sum(x if where is None else jnp.where(where, x, 0), axes)
+        x = x if where is None else jnp.where(where, x, 0)
+        x = _sum_of_copies(x, losses.shape, axes)
         return x if axis_name is None else lax.psum(x, axis_name)
 
     summed = total(weighted)
@@ -111,6 +111,19 @@ def reduce(
     else:
         count = total(jnp.ones((), losses.dtype) if weights is None else weights)
     return divide(summed, count)
+
+
+def _sum_of_copies(x: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> jax.Array:
+    """jnp.sum(jnp.broadcast_to(x, shape), axes), with each entry of x read once.
+
+    That sum itself, where it is a large one, comes out wrong by some percent, each time by others,
+    on the CPU with jaxlib 0.10.2 (github.com/tensorflow/tensorflow/issues/126812).
+    """
+    x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
+    repeats = [jnp.asarray(shape[a], x.dtype) for a in axes if x.shape[a] != shape[a]]
+    total = jnp.sum(x, axes)
+    # An infinite weight of no losses counts nothing.
+    return elementwise.product(math.prod(repeats), total) if repeats else total
 
 
 def divide(total: jax.Array, count: jax.Array) -> jax.Array:
