@@ -1,6 +1,9 @@
 """CTC as it is called: sequences left out, certain alignments, symbolic sizes, targets in line."""
 
 import functools
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from jax.experimental import checkify
 import jaxloss
 from jaxloss import functional as F
 
+ROOT = pathlib.Path(__file__).parent.parent
 N, T, C, L = 5, 7, 4, 3
 KEPT = np.array([True, False, True, True, False])
 DOORS = [jaxloss.ctc_loss, jaxloss.ctc_alignment]
@@ -286,3 +290,28 @@ def test_lengths_in_line_that_do_not_fit():
     for wrong in ((1, 1, 0), (2, 2, 2)):
         with pytest.raises(ValueError, match=r"ctc_loss: `targets` must hold the . targets"):
             F.ctc_loss(log_probs, np.ones(3, int), (9, 9, 9), wrong)
+
+
+AFTER_FEWER_CLASSES = """
+import jax, jax.numpy as jnp, numpy as np
+import jaxloss
+
+def losses(x, classes):
+    ends, missing = jnp.zeros((8, 64)), jnp.zeros((8, 16))
+    labels = jnp.broadcast_to(1 + jnp.arange(16) % (classes - 1), (8, 16))
+    rows, rest = jnp.broadcast_to(x[:, :, None], (8, 64, 17, classes)), (ends, labels, missing)
+    return jaxloss.ctc_loss(x, *rest), jaxloss.rnnt_loss(rows, *rest)
+
+for classes in (5, 7):
+    x = np.random.default_rng(0).normal(size=(8, 64, classes)).astype(np.float32)
+    found = jax.jit(losses, static_argnums=1)(x, classes)
+with jax.enable_x64(True):
+    exact = jax.jit(losses, static_argnums=1)(x.astype(np.float64), classes)
+for one, other in zip(found, exact):
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+"""
+
+
+def test_fewer_classes_before_change_nothing():
+    """In a process of its own, where it is known which were the first."""
+    subprocess.run([sys.executable, "-c", AFTER_FEWER_CLASSES], check=True, cwd=ROOT)

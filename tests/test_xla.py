@@ -6,7 +6,11 @@ trick: the control, and the day it does no worse the trick may go.
 
 import functools
 import math
+import pathlib
 import re
+import subprocess
+import sys
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -23,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxloss._base import xla
 
+ROOT = pathlib.Path(__file__).parent.parent
 inf, nan = math.inf, math.nan
 X = jax.ShapeDtypeStruct((64, 128), jnp.float32)
 SIZE = 64 * 128 * 4
@@ -471,6 +476,32 @@ def test_conditions_are_mapped_over_explicit_axes():
             error, found = checkify.checkify(jax.jit(jax.vmap(positive)))(given)
             assert str(error.get()).startswith(words)
             assert jax.typeof(found).sharding.spec[0] == "data"
+
+
+AFTER_FEWER_CLASSES = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxloss._base import xla
+
+def others(keep, x, label):
+    classes = keep(jax.lax.broadcasted_iota(x.dtype, (1, x.shape[1]), 1))
+    return jnp.sum(jnp.exp(x) * jnp.minimum(jnp.abs(classes - label), 1), 1)
+
+for keep in (xla.apart, lambda indices: indices):
+    for classes in (5, 7):
+        x, label = jnp.zeros((2048, classes)), jnp.arange(2048.0)[:, None] % classes
+        found = jax.jit(others, static_argnums=0)(keep, x, label)
+    print(np.abs(found - 6).max())
+"""
+
+
+def test_indices_apart_from_a_sum_are_its_own():
+    """In a process of its own, whose later sums would take the indices of the first."""
+    command = [sys.executable, "-c", AFTER_FEWER_CLASSES]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    apart, inside = map(float, done.stdout.split())
+    assert apart == 0
+    if not metadata.version("jaxlib").startswith("0.10."):
+        assert inside > 0.5
 
 
 def test_a_tied_value_varies_over_the_same_devices():

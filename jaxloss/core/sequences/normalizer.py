@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxloss._base import xla
+
 
 class Normalizer(NamedTuple):
     """log Σ exp(scores) over the last axis in two parts, the greatest score and the rest."""
@@ -27,7 +29,7 @@ def normalizer(
     # One sum over plain arithmetic, masked afterwards, is what XLA turns into a fast loop on a CPU.
     peak = jnp.max(lax.stop_gradient(scores), -1)
     shape = (1,) * (scores.ndim - 1) + scores.shape[-1:]
-    classes = lax.broadcasted_iota(scores.dtype, shape, scores.ndim - 1)
+    classes = xla.apart(lax.broadcasted_iota(scores.dtype, shape, scores.ndim - 1))
     other = jnp.minimum(jnp.abs(classes - symbol[..., None].astype(scores.dtype)), 1)
     others = jnp.sum(jnp.exp(scores - peak[..., None]) * other, -1)
     log_sum = jnp.log1p(others + jnp.expm1(score - peak))
