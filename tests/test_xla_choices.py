@@ -3,6 +3,8 @@
 import functools
 import math
 
+import chex
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,3 +205,49 @@ def test_sum_where(f):
     np.testing.assert_allclose(rows, wanted, rtol=1e-6)
     slope = jax.grad(lambda x: jnp.sum(g(x, labels)))(x)
     np.testing.assert_allclose(slope, labels, rtol=1e-6)
+
+
+# scan
+
+
+def steps(scan, count, reverse=False):
+    """A sine a step, of neighbours, as in the recursions over states of labels."""
+
+    def step(state, x):
+        state = jnp.sin(state[2:]) + state[1:-1] * state[:-2] + x
+        return jnp.pad(state, (2, 0)), state
+
+    return lambda x: scan(step, jnp.pad(x, (2, 0)), 1 + jnp.arange(1.0 * count), reverse=reverse)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
+def test_only_on_a_cpu_scan_takes_one_step_at_a_time(platform):
+    def turns(scan):
+        traced = jax.jit(steps(scan, 36)).trace(jnp.ones(3))
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return {count for count in (9, 36) if f"dense<{count}> : tensor<i32>" in text}
+
+    assert turns(xla.scan) == ({36} if platform == "cpu" else {9})
+    assert turns(lax.scan) == {36}
+
+
+def test_on_a_cpu_four_steps_at_once_are_computed_again_and_again():
+    def flops(scan):
+        return hlo.cost(hlo.compiled(steps(scan, 32), jnp.ones(1000)), "flops")
+
+    assert flops(by_four) > 6 * flops(xla.scan)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scan(count, reverse):
+    x = jnp.array([0.5, -1.0, 2.0])
+    wanted = steps(lax.scan, count, reverse)
+    for found in (steps(xla.scan, count, reverse), steps(by_four, count, reverse)):
+        for derive in (lambda f: f, jax.jacfwd, jax.jacrev, jax.hessian):
+            chex.assert_trees_all_close(derive(found)(x), derive(wanted)(x), rtol=1e-5)
+
+
+def by_four(*args, **options):
+    """As it is elsewhere."""
+    return lax.scan(*args, **options, unroll=4)

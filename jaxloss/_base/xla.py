@@ -257,6 +257,25 @@ def sum_over_last(term: Callable[..., jax.Array], *operands: jax.Array) -> jax.A
     return sum(others, total)
 
 
+def scan(
+    step: Callable[[Any, Any], tuple[Any, Any]], start: Any, inputs: Any, *, reverse: bool = False
+) -> tuple[Any, Any]:
+    """`lax.scan` of steps so small that what counts is how many kernels they take.
+
+    XLA for GPUs and TPUs makes one kernel of four steps that stand one behind the other, but not of
+    the turns of a loop: for CTC of (16, 1000, 128, 100) an H100 starts 2473 kernels instead of
+    9001, in 0.28 of the time that XLA expects, and a TPU v5e takes 0.61 of the cycles; for the
+    transducer of (8, 200, 41, 128) it is 0.29 and 0.77. On a CPU each entry of the last step then
+    computes those before it anew, in 4 to 6 times the time. It may go when XLA keeps a loop inside
+    a kernel.
+    """
+
+    def by(steps):
+        return lambda: lax.scan(step, start, inputs, reverse=reverse, unroll=steps)
+
+    return lax.platform_dependent(cpu=by(1), default=by(4))
+
+
 def linear(
     f: Callable[[P, T], R],
     transpose: Callable[[P, R], T],

@@ -146,7 +146,7 @@ def _best_symbols(sequences: Sequences, blank: int) -> tuple[jax.Array, jax.Arra
     start = xla.tied(start.astype(scores.dtype), scores)
     start = _behind_none(start, xla.tied(jnp.zeros_like(start), scores))
     inputs = scores, jnp.moveaxis(frames, 1, 0)[..., None]
-    best, backs = lax.scan(walk, start, inputs)
+    best, backs = xla.scan(walk, start, inputs)
     best = _from(best, 0)
     last = 2 * batch.count(present)[:, None]
     ends = [
@@ -161,7 +161,7 @@ def _best_symbols(sequences: Sequences, blank: int) -> tuple[jax.Array, jax.Arra
         before = state - jnp.take_along_axis(back, state, 1).astype(state.dtype)
         return before, state
 
-    _, path = lax.scan(walk_back, state, backs, reverse=True)
+    _, path = xla.scan(walk_back, state, backs, reverse=True)
     path = jnp.moveaxis(path[..., 0], 0, 1)
     return jnp.take_along_axis(states, path, 1), possible
 
@@ -374,5 +374,5 @@ def _edit_distance(
     columns = (jnp.moveaxis(x, 1, 0)[..., None] for x in (labels, present))
     # As it varies over devices inside `jax.shard_map`.
     start = places + 0 * (batch.count(present) + batch.count(others_present))[:, None]
-    row, _ = lax.scan(walk, start, tuple(columns))
+    row, _ = xla.scan(walk, start, tuple(columns))
     return jnp.take_along_axis(row, batch.count(others_present)[:, None], 1)[:, 0]

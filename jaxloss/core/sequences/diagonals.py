@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxloss._base import xla
 from jaxloss.core.sequences import scaled
 from jaxloss.core.sequences.scaled import Scaled
 
@@ -136,7 +137,7 @@ def meet(lattice: Lattice) -> Middle:
 
     half = len(lattice.steps.stay.large) // 2
     steps = jax.tree.map(lambda x: x[:half], lattice.steps)
-    state, before = lax.scan(walk, lattice.start.followed(), steps)
+    state, before = xla.scan(walk, lattice.start.followed(), steps)
     likelihood = (state * _mirrored(state))[:1].sum().normalized()
     return Middle(state.unfollowed(), before, likelihood)
 
@@ -157,7 +158,7 @@ def occupancies(lattice: Lattice, middle: Middle) -> tuple[jax.Array, jax.Array]
     half = len(middle.before.mantissa)
     steps = jax.tree.map(lambda x: x[half:], lattice.steps)
     opposite = jax.tree.map(lambda x: x[::-1], middle.before)
-    _, (blank, label) = lax.scan(walk, middle.state, (steps, opposite))
+    _, (blank, label) = xla.scan(walk, middle.state, (steps, opposite))
     total = jnp.sum(blank + label, -1, keepdims=True)
     total = jnp.where(total == 0, 1, total)
     blank, label = blank / total, label / total

@@ -112,7 +112,7 @@ def _forward(
         after = jnp.where(there, next_blank, blank), jnp.where(there, next_label, label)
         return after, after
 
-    (blank, label), (blanks, symbols) = lax.scan(step, (start, never), (blanks, symbols, frames))
+    (blank, label), (blanks, symbols) = xla.scan(step, (start, never), (blanks, symbols, frames))
     if len(blanks):
         blanks = jnp.concatenate([blanks[:-1], _log_sum(blank, behind(label))[None]])
     return blanks, symbols

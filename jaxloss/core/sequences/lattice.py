@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxloss._base import xla
 from jaxloss.core.sequences import scaled
 from jaxloss.core.sequences.scaled import Scaled
 
@@ -131,7 +132,7 @@ def meet(lattice: Lattice) -> Middle:
 
     def block(state, number):
         state = state.normalized()
-        after, _ = lax.scan(step, state, _frames(lattice, number))
+        after, _ = xla.scan(step, state, _frames(lattice, number))
         return after, state
 
     half = len(lattice.factors) // 2
@@ -158,8 +159,8 @@ def occupancies(lattice: Lattice, middle: Middle) -> jax.Array:
         number, start = inputs
         frames = _frames(lattice, number)
         # The other direction came through these frames before, starting from the end of them.
-        _, opposite = lax.scan(opposite_step, start, frames, reverse=True)
-        state, shares = lax.scan(step, state.normalized(), (frames, opposite))
+        _, opposite = xla.scan(opposite_step, start, frames, reverse=True)
+        state, shares = xla.scan(step, state.normalized(), (frames, opposite))
         shares = jnp.stack([shares[:, 0], lax.rev(shares[:, 1], (0, 2))])
         blank = jnp.sum(shares[..., ::2], -1, keepdims=True)
         return state, jnp.concatenate([blank, shares[..., 1::2]], -1)
