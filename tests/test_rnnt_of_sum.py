@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxloss
 
@@ -152,6 +154,32 @@ def test_the_logits_are_never_held_whole():
     logits = 4 * examples * frames * (size + 1) * classes
     assert temporaries(in_blocks, chunk_size=4) < 0.4 * logits
     assert temporaries(whole) > logits  # The control.
+
+
+@pytest.mark.parametrize("spec", [P("data"), P("data", "seq")], ids=str)
+def test_encodings_over_explicit_axes_spread_what_every_device_holds(spec):
+    lead = (4,) if len(spec) == 1 else (4, 2)
+    (*floats, kernel, bias), rest = joined(np.float32)
+    floats, rest = jax.tree.map(
+        lambda x: np.resize(np.asarray(x), (*lead, *x.shape[1:])), (floats, rest)
+    )
+
+    @jax.jit
+    def derive(encodings, predictions):
+        def total(*x):
+            losses = in_blocks(*x, kernel, bias, rest)
+            return losses.sum(), losses
+
+        return jax.value_and_grad(total, (0, 1), has_aux=True)(encodings, predictions)
+
+    (_, wanted), slopes = derive(*floats)
+    mesh = jax.make_mesh((2, 2), ("data", "seq"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        spread = [jax.device_put(x, NamedSharding(mesh, spec)) for x in floats]
+        (_, found), gradients = derive(*spread)
+    assert tuple(jax.typeof(found).sharding.spec) == tuple(spec)
+    for x, y in zip((found, *gradients), (wanted, *slopes), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 E, R, K = jnp.zeros((2, 4, 3)), jnp.zeros((2, 3, 3)), jnp.zeros((5, 3))

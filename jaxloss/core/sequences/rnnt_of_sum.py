@@ -10,7 +10,7 @@ from jax import lax
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, meshes
 from jaxloss._base.call import public
 from jaxloss.core.linear.products import product, product_as
 from jaxloss.core.sequences import batch, diagonals, rnnt
@@ -110,7 +110,11 @@ def rnnt_loss_of_sum(
         _losses, kernel=kernel, bias=bias, fastemit=fastemit, blank=blank_id,
         chunk_size=chunk_size, precision=precision,
     )  # fmt: skip
-    joined = sequences._replace(scores=(encodings, predictions))
+    leading = encodings.ndim - 2
+    joined = jax.tree.map(
+        lambda x: meshes.laid_as(x, encodings, leading),
+        sequences._replace(scores=(encodings, predictions)),
+    )
     return batch.batched(joiner, joined)
 
 
