@@ -435,6 +435,36 @@ def test_a_lost_fusion_is_found(chip):
         assert stored["moved"] > 1.3 * stored["resident"]
 
 
+# What a GPU reads and writes, as a multiple of arguments and results. The sizes are those of the
+# case: what fits the memory of a TPU's core is stored there, and not counted.
+READINGS = {
+    "cross_entropy, bfloat16 8192x128256": 2.1,
+    "cross_entropy, smoothed, bfloat16 65536x1000": 2.1,
+    "cross_entropy, probabilities, bfloat16 65536x1000": 2.1,
+    "cross_entropy, segmentation, bfloat16 16x21x512x512": 2.6,
+    "cosine_embedding_loss, float32 65536x768": 1.6,
+    "triplet_margin_loss, bfloat16 65536x768": 1.6,
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_nothing_of_the_size_of_the_arguments_is_stored(name, chip):
+    (case,) = (case for case in workloads.CASES if case.name == name)
+    loss = case.contenders["jaxloss"].loss
+    found = costs(chip, jax.value_and_grad(loss, case.floats), *case.shapes())
+    assert found["temporaries"] < 0.2 * found["resident"]
+    if chip.platform == "cuda":
+        assert found["moved"] < READINGS[name] * found["resident"]
+
+
+def test_a_stored_copy_is_found(chip):
+    def copied(x):
+        return jnp.mean(lax.optimization_barrier(x.astype(jnp.float32)) ** 2)
+
+    found = costs(chip, jax.value_and_grad(copied), bf16(65536, 1000))
+    assert found["temporaries"] > 0.2 * found["resident"]
+
+
 def test_a_kernel_takes_four_frames(chip):
     """With one at a time it is 0.68 and 0.40 of optax's cost."""
     (case,) = (case for case in workloads.CASES if case.name == "ctc_loss, core 64x32x37x20")
