@@ -4,6 +4,7 @@ An infinity times a tangent of 0 is NaN, in forward mode only."""
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +127,68 @@ def test_modes_agree_in_reduce(reduction):
     for argument in (0, 1):
         reverse, forward = (d(total, argument)(losses, weights) for d in (jax.grad, jax.jacfwd))
         agree(reverse, forward)
+
+
+inf = np.inf
+LARGEST = float(np.finfo(np.float32).max)
+G = jaxloss.gaussian_nll_loss
+P = jaxloss.poisson_nll_loss
+RATE = functools.partial(P, log_input=False)
+FULL = functools.partial(P, full=True)
+FULL_RATE = functools.partial(P, log_input=False, full=True)
+# The loss, its arguments, its value, of which None says only that it is finite, and its slopes.
+LIMITS = [
+    *(
+        (loss, (sign * inf, 2.0), inf, (sign * slope, -sign * slope))
+        for sign in (1, -1)
+        for loss, slope in [
+            (jaxloss.absolute_error, 1),
+            (jaxloss.squared_error, inf),
+            (jaxloss.l2_loss, inf),
+            (jaxloss.huber_loss, 1),
+            (jaxloss.smooth_l1_loss, 1),
+            (jaxloss.log_cosh, 1),
+        ]
+    ),
+    *(
+        (loss, (2.0, sign * inf), inf, (-sign * slope, sign * slope))
+        for sign in (1, -1)
+        for loss, slope in [(jaxloss.squared_error, inf), (jaxloss.l2_loss, inf)]
+    ),
+    (G, (inf, 2.0, 4.0), inf, (inf, -inf, -inf)),
+    (G, (-inf, 2.0, 4.0), inf, (-inf, inf, -inf)),
+    (G, (2.0, -inf, 4.0), inf, (inf, -inf, -inf)),
+    (G, (2.0, 3.0, inf), inf, (0, 0, 0)),
+    (P, (inf, 3.0), inf, (inf, -inf)),
+    (P, (inf, 0.0), inf, (inf, 0)),
+    (P, (inf, LARGEST), inf, (inf, -inf)),
+    (P, (100.0, LARGEST), inf, (inf, -100)),
+    (P, (-inf, 3.0), inf, (-3, inf)),
+    (P, (-inf, 0.0), 0, (0, 0)),
+    (RATE, (inf, 3.0), inf, (1, -inf)),
+    (RATE, (inf, 0.0), inf, (1, 0)),
+    (FULL, (inf, 3.0), inf, (inf, -inf)),
+    (FULL, (1.0, LARGEST), inf, (-LARGEST, 87.722839)),
+    (FULL, (88.0, 2.0**127), None, (-4.977558e36, 0.029692)),
+    (FULL_RATE, (inf, 3.0), inf, (1, -inf)),
+    (FULL_RATE, (2.0**125, 2.0**125), None, (0, 0)),
+    (FULL_RATE, (8e37, LARGEST), None, (1 - LARGEST / 8e37, 1.447749)),
+    (jaxloss.generalized_kl_divergence, ([inf], [3.0]), inf, (inf, -inf)),
+    (jaxloss.generalized_kl_divergence, ([100.0], [LARGEST]), inf, (inf, math.log(LARGEST) - 100)),
+    (jaxloss.generalized_kl_divergence, ([-inf], [3.0]), inf, (-3, inf)),
+]
+
+
+@pytest.mark.parametrize(("loss", "args", "value", "slopes"), LIMITS)
+def test_limits(loss, args, value, slopes):
+    args = [jnp.asarray(x, jnp.float32) for x in args]
+    found = loss(*args)
+    if value is None:
+        assert jnp.isfinite(found)
+    else:
+        np.testing.assert_allclose(found, value, rtol=1e-6)
+    for mode in (jax.grad, jax.jacfwd):
+        for i, slope in enumerate(slopes):
+            np.testing.assert_allclose(
+                jnp.ravel(mode(loss, i)(*args)), [slope], rtol=1e-4, atol=1e-6
+            )

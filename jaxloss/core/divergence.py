@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, norms
+from jaxloss._base import checks, elementwise, norms, xla
 from jaxloss._base.call import public
 
 
@@ -102,15 +102,16 @@ def convex_kl_divergence(
 def _bregman(x: jax.Array, t: jax.Array) -> jax.Array:
     """t (exp(d) - 1 - d) with d = x - log t; the usual terms cancel where d is small."""
     absent, d = _log_ratio(x, t)
-    far = (d > 1) & (x < jnp.inf)  # exp(d) may overflow where exp(x) does not.
+    far = d > 1  # exp(d) may overflow where exp(x) does not.
     near = elementwise.product(t, exp_beyond_line(jnp.where(far, 0, d)))
-    return jnp.where(absent, jnp.exp(x), jnp.where(far, jnp.exp(x) - t * (1 + d), near))
+    beyond = elementwise.less_log(jnp.exp(x), t * (1 + d))
+    return jnp.where(absent, jnp.exp(x), jnp.where(far, beyond, near))
 
 
 def _bregman_jvp(primals, tangents):
-    # Autodiff of exp(x) - t log … cancels as well.
+    # Autodiff of exp(x) - t log … cancels as well. What the value asks would be stored for both.
     x, t = primals
-    absent, d = _log_ratio(x, t)
+    absent, d = _log_ratio(xla.recomputed(x), t)
     far = d > 1
     by_prediction = jnp.where(far, jnp.exp(x) - t, t * jnp.expm1(jnp.where(far, 0, d)))
     by_prediction = jnp.where(absent, jnp.exp(x), by_prediction)

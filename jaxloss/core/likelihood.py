@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, xla
@@ -81,7 +83,7 @@ def poisson_nll_loss(
     loss = exp(x) - y x with `log_input`, else x - y log(x + eps); `full` adds Stirling's
     y log y - y + ½ log(2πy) for targets above 1.
 
-    0 log 0 is 0, with gradient 0.
+    0 log 0 is 0, with gradient 0. An infinite rate has loss +inf, whatever the count.
 
     Args:
       predictions: floating-point array of any shape: the log of the expected count or, without
@@ -115,33 +117,69 @@ def poisson_nll_loss(
     predictions, targets = (elementwise.masked(where, x, 1) for x in (predictions, targets))
     checks.require(targets >= 0, "targets", "be counts of 0 or more")
     if log_input:
-        losses = _poisson(predictions, targets)
+        losses = _poisson_of_log(predictions, targets, full)
     else:
         checks.require(predictions >= 0, "predictions", "be expected counts of 0 or more")
         eps = elementwise.masked(where, checks.hyper_parameter("eps", eps, predictions))
-        losses = predictions - elementwise.xlogy(targets, predictions + eps)
-    if full:
-        above_1 = targets > 1
-        y = jnp.where(above_1, targets, 1)
-        stirling = y * jnp.log(y) - y + 0.5 * jnp.log(2 * math.pi * y)
-        losses = losses + jnp.where(above_1, stirling, 0)
+        losses = _poisson_of_rate(predictions, targets, eps, full)
     return elementwise.masked(where, losses)
 
 
-@jax.custom_jvp
-def _poisson(x: jax.Array, y: jax.Array) -> jax.Array:
-    # Beyond 1000 the exponential is infinite, and inf - inf would be NaN.
-    return jnp.where(y == 0, jnp.exp(x), jnp.exp(x) - y * jnp.minimum(x, 1000))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _poisson_of_log(x: jax.Array, y: jax.Array, full: bool) -> jax.Array:
+    return _poisson(jnp.exp(x), x, y, full)
 
 
-def _poisson_jvp(primals, tangents):
+def _poisson_of_log_jvp(full, primals, tangents):
+    # Autodiff would keep the exponential for the backward pass.
     (x, y), (x_dot, y_dot) = primals, tangents
-    by_log_rate = jnp.exp(xla.recomputed(x)) - y
-    by_count = -elementwise.silenced(y, x)
-    return _poisson(x, y), elementwise.along(x, (by_log_rate, x_dot), (by_count, y_dot))
+    terms = (jnp.exp(xla.recomputed(x)) - y, x_dot), (_by_count(x, y, full), y_dot)
+    return _poisson_of_log(x, y, full), elementwise.along(x, *terms)
 
 
-_poisson.defjvp(_poisson_jvp, symbolic_zeros=True)
+_poisson_of_log.defjvp(_poisson_of_log_jvp, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _poisson_of_rate(x: jax.Array, y: jax.Array, eps: jax.Array, full: bool) -> jax.Array:
+    return _poisson(x, jnp.log(_raised_rate(x, y, eps)), y, full)
+
+
+def _poisson_of_rate_jvp(full, primals, tangents):
+    # Autodiff's derivatives are those of one branch of each selection, not of the limit.
+    (x, y, eps), (x_dot, y_dot, eps_dot) = primals, tangents
+    rate = _raised_rate(x, y, eps)
+    share = elementwise.quotient(y, rate)
+    terms = (1 - share, x_dot), (_by_count(jnp.log(rate), y, full), y_dot), (-share, eps_dot)
+    return _poisson_of_rate(x, y, eps, full), elementwise.along(x, *terms)
+
+
+_poisson_of_rate.defjvp(_poisson_of_rate_jvp, symbolic_zeros=True)
+
+
+def _raised_rate(x: jax.Array, y: jax.Array, eps: jax.Array) -> jax.Array:
+    """x + eps, but 1 where the logarithm of 0 is not needed."""
+    rate = x + eps
+    return jnp.where((y == 0) & (rate == 0), 1, rate)
+
+
+def _poisson(rate: jax.Array, log_rate: jax.Array, y: jax.Array, full: bool) -> jax.Array:
+    if not full:
+        return jnp.where(y == 0, rate, elementwise.less_log(rate, y * log_rate))
+    # Of large counts y log_rate and y log y overflow where their difference does not.
+    above_1 = y > 1
+    log_y = jnp.log(jnp.where(above_1, y, 1))
+    taken = y * (log_rate - jnp.where(above_1, log_y - 1, 0))
+    losses = jnp.where(y == 0, rate, elementwise.less_log(rate, taken))
+    return losses + jnp.where(above_1, 0.5 * (log_y + math.log(2 * math.pi)), 0)
+
+
+def _by_count(log_rate: jax.Array, y: jax.Array, full: bool) -> jax.Array:
+    slope = -elementwise.silenced(y, log_rate)
+    if not full:
+        return slope
+    above_1 = jnp.where(y > 1, y, 1)
+    return slope + jnp.where(y > 1, jnp.log(above_1) + 0.5 / above_1, 0)
 
 
 @public(static=("full",), domain={"eps": checks.NON_NEGATIVE})
@@ -211,15 +249,21 @@ def _gaussian(x: jax.Array, y: jax.Array, variance: jax.Array, eps: jax.Array) -
     return 0.5 * (jnp.log(v) + error * (error / v))
 
 
-@_gaussian.defjvp
 def _gaussian_jvp(primals, tangents):
     # Autodiff would not reach a variance below eps, and squares v, which overflows where the
     # derivative does not.
     x, y, variance, eps = primals
     v, error = _raised(variance, eps), xla.recomputed(x) - y
     ratio = elementwise.quotient(error, v)
-    by_variance = 0.5 * elementwise.quotient(tangents[2] - error * (ratio * tangents[2]), v)
-    return _gaussian(*primals), ratio * (tangents[0] - tangents[1]) + by_variance
+    x_dot, y_dot, variance_dot, _ = tangents
+    along = elementwise.along(x, (ratio, x_dot), (-ratio, y_dot))
+    if not isinstance(variance_dot, SymbolicZero):
+        less = variance_dot - error * (ratio * variance_dot)
+        along = along + 0.5 * elementwise.quotient(less, v)
+    return _gaussian(*primals), along
+
+
+_gaussian.defjvp(_gaussian_jvp, symbolic_zeros=True)
 
 
 def _raised(variance, eps):
