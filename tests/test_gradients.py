@@ -255,6 +255,10 @@ def test_hessian_at_logit_0_is_that_of_the_sigmoid():
         ("smooth_l1", "beta", 0.7),
         ("gaussian", "eps", 0.5),
         ("hinge_embedding", "margin", 0.6),
+        ("cosine_similarity", "eps", 2.0),
+        ("cosine_similarity", "epsilon", 4.0),
+        ("cosine_distance", "epsilon", 4.0),
+        ("cosine_distance", "epsilon", 0.0),
         ("triplet", "margin", 1.3),
         ("sigmoid_focal", "gamma", 1.5),
         ("sigmoid_focal", "alpha", 0.3),
@@ -278,7 +282,11 @@ def test_hyper_parameters_are_differentiable(name, argument, value, x64):
     def f(value):
         return getattr(jaxloss, loss.core)(*args, **{**loss.options, argument: value}).sum()
 
-    wanted = numerical_jacobian(f, jnp.asarray(value))
+    if name.startswith("cosine"):
+        lengths = np.array([np.linalg.norm(x, axis=-1) for x in args])
+        assert not value or 0 < np.sum(lengths < 2) < lengths.size
+    wanted = numerical_jacobian(f, jnp.asarray(value)) if value else 0.0
     if name == "gaussian":
         wanted = 0.0  # The clamp is no part of the derivative, from either side.
-    np.testing.assert_allclose(jax.grad(f)(value), wanted, rtol=1e-6, atol=1e-9)
+    for mode in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(mode(f)(value), wanted, rtol=1e-6, atol=1e-9)

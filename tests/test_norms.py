@@ -30,16 +30,17 @@ def norm(x, p):
     return sum(t ** Decimal(p) for t in sizes) ** (1 / Decimal(p))
 
 
-def cosine(x, eps):
-    """The cosine of the two halves of a vector of Decimals, each taken to be eps long at least."""
+def cosine(packed):
+    """The cosine of two vectors of Decimals, each taken to be as long as the last one at least."""
+    *x, eps = packed
     x1, x2 = x[: len(x) // 2], x[len(x) // 2 :]
     inner = sum(a * b for a, b in zip(x1, x2, strict=True))
-    return inner / (max(norm(x1, 2), Decimal(eps)) * max(norm(x2, 2), Decimal(eps)))
+    return inner / (max(norm(x1, 2), eps) * max(norm(x2, 2), eps))
 
 
 @functools.cache
-def differences(f, x, option):
-    """f(x, option), its gradient and its Hessian at numbers that are not 0, with 30 digits."""
+def differences(f, x, *options):
+    """f(x, *options), its gradient and its Hessian at numbers that are not 0, with 30 digits."""
     with decimal.localcontext(prec=90):
         numbers = [*map(Decimal, x)]
         steps = [abs(t) * Decimal("1e-15") for t in numbers]
@@ -48,7 +49,7 @@ def differences(f, x, option):
             there = [*numbers]
             for place, sign in moves:
                 there[place] += sign * steps[place]
-            return f(there, option)
+            return f(there, *options)
 
         def slope(i):
             return (moved((i, 1)) - moved((i, -1))) / (2 * steps[i])
@@ -175,40 +176,42 @@ def test_distance_of_what_is_not_finite(p):
 
 def test_cosine(dtype):
     def f(packed):
-        x1, x2, eps = packed[..., :3], packed[..., 3:6], lax.stop_gradient(packed[..., 6:])
+        x1, x2, eps = packed[..., :3], packed[..., 3:6], packed[..., 6:]
         eps = eps[..., 0] if packed.ndim == 1 else eps
         return norms.cosine(x1, x2, eps, (packed.ndim - 1,))[..., 0]
 
-    def matches(x, eps, value, slopes, curvatures):
-        packed = np.concatenate([x, np.full((4, 1), eps)], -1)
-        slopes = np.pad(slopes, [(0, 0), (0, 1)])
-        if curvatures is not None:
-            curvatures = [[np.pad(curvatures, [(0, 0), (0, 1), (0, 1)])]]
+    def matches(packed, value, slopes, curvatures):
         packed = jnp.asarray(packed, dtype)
+        curvatures = None if curvatures is None else [[curvatures]]
         check(f, [packed], value, [slopes], curvatures, cancels=True, modes=SECOND[:1])
 
-    def by_definition(x, eps):
-        rows = [differences(cosine, tuple(row), eps) for row in x.tolist()]
+    def by_definition(packed):
+        rows = [differences(cosine, tuple(x)) for x in packed.tolist()]
         return [*map(np.array, zip(*rows, strict=True))]
+
+    def and_eps(x, eps):
+        return np.hstack([x, np.full((len(x), 1), eps)])
 
     plain = np.hstack([VECTORS, VECTORS[1:] + VECTORS[:1]]).astype(float)
     # None, one or both are shorter than eps.
     short = plain * np.repeat([(1, 1), (1 / 64, 1), (1, 1 / 64), (1 / 64, 1 / 64)], 3, 1)
-    matches(short, 0.25, *by_definition(short, 0.25))
+    short = and_eps(short, 0.25)
+    matches(short, *by_definition(short))
     # Without eps the lengths do not matter, though their squares be out of range. Curvatures are as
     # one over such a square: what a tiny vector has is out of range itself.
-    value, slopes, curvatures = by_definition(plain, 0.0)
+    value, slopes, curvatures = by_definition(and_eps(plain, 1e-9))
     huge, tiny = sizes(dtype)
     for pair in itertools.product((1.0, huge, tiny), repeat=2):
-        s = np.repeat(pair, 3)
+        s = np.append(np.repeat(pair, 3), 1)
         bent = None if tiny in pair else curvatures / s[:, None] / s
-        matches(plain * s, 0.0, value, slopes / s, bent)
-    # By both at once nothing is promised where one is 0.
-    apart = np.where(np.kron(np.eye(2), np.ones((3, 3))) == 1, 0, nan) + np.zeros((4, 1, 1))
+        matches(and_eps(plain, 0.0) * s, value, slopes / s, bent)
+    # By both at once, or by one and eps, nothing is promised where one is 0.
+    blocks = np.kron(np.eye(3), np.ones((3, 3)))[:7, :7]
+    apart = np.where(blocks == 1, 0, nan) + np.zeros((4, 1, 1))
     for eps in (0.0, 0.25):
         for present in (np.eye(2)[[0, 1, 0, 1]], np.zeros((4, 2))):
-            x = plain * np.repeat(present, 3, 1)
-            matches(x, eps, np.zeros(4), np.zeros((4, 6)), apart)
+            x = and_eps(plain * np.repeat(present, 3, 1), eps)
+            matches(x, np.zeros(4), np.zeros((4, 7)), apart)
 
 
 def test_absolute(dtype):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxloss._base import xla
 
@@ -133,9 +134,16 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
     return inner / (_divisor(one, eps) * _divisor(two, eps))
 
 
-@cosine.defjvp
 def _cosine_jvp(axes, primals, tangents):
     # Autodiff would keep four arrays for the backward pass.
+    return _cosine_and_along(primals, tangents, axes)
+
+
+cosine.defjvp(_cosine_jvp, symbolic_zeros=True)
+
+
+def _cosine_and_along(primals, tangents, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """`cosine` and its derivative along the tangents."""
     x1, x2, eps = primals
     (one, two), inner = _lengths(lambda _: [x1, x2], axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
@@ -143,10 +151,18 @@ def _cosine_jvp(axes, primals, tangents):
     similarity = inner / (divisor1 * divisor2)
 
     def along(own, divisor, own_unit, other_unit, tangent):
-        # A vector shorter than eps is divided by a constant.
-        turning = jnp.where(own.length < eps / own.scale, 0, similarity)
-        gradient = jnp.where(own.zero, 0, other_unit - turning * own_unit)
-        return jnp.sum(gradient * (tangent / own.scale / divisor), axes, keepdims=True)
+        # A vector shorter than eps is divided by that, which has its own tangent.
+        short = own.length < eps / own.scale
+        parts = jnp.zeros_like(similarity)
+        if not isinstance(tangent, SymbolicZero):
+            turning = jnp.where(short, 0, similarity)
+            gradient = jnp.where(own.zero, 0, other_unit - turning * own_unit)
+            tangent = tangent / own.scale / divisor
+            parts = parts + jnp.sum(gradient * tangent, axes, keepdims=True)
+        if not isinstance(tangents[2], SymbolicZero):
+            shrinking = jnp.where(short & ~own.zero, similarity, 0)
+            parts = parts - shrinking * (tangents[2] / own.scale / divisor)
+        return parts
 
     along1 = along(one, divisor1, unit1, unit2, tangents[0])
     return similarity, along1 + along(two, divisor2, unit2, unit1, tangents[1])
@@ -320,11 +336,12 @@ def _lacking(x: _Length, divisor: jax.Array) -> jax.Array:
     return jnp.where(x.length < divisor, 1 - jnp.square(x.length / divisor), 0)
 
 
-@cosine_distance.defjvp
 def _cosine_distance_jvp(axes, primals, tangents):
     # Autodiff would keep the unit vectors and reach into the branches of `_lengths`.
-    _, along = jax.jvp(lambda *x: cosine(*x, axes), primals, tangents)
-    return cosine_distance(*primals, axes), -along
+    return cosine_distance(*primals, axes), -_cosine_and_along(primals, tangents, axes)[1]
+
+
+cosine_distance.defjvp(_cosine_distance_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

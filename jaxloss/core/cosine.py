@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, norms
@@ -130,8 +129,10 @@ def _vectors(
     axes = checks.axes(axis, pairs, names[0])
     where = checks.mask(where, names[0], pairs)
     x1, x2 = (elementwise.masked(where, _aligned(x, pairs.shape, axes)) for x in (x1, x2))
-    squared = lax.stop_gradient(checks.number("epsilon", epsilon, x1))  # The root has none at 0.
-    least = jnp.maximum(checks.number("eps", eps, x1), jnp.sqrt(squared))
+    squared = checks.number("epsilon", epsilon, x1)
+    none = squared == 0  # Where the root has an infinite derivative.
+    root = jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, squared)))
+    least = jnp.maximum(checks.number("eps", eps, x1), root)
     return x1, x2, least, axes, where
 
 
