@@ -186,6 +186,42 @@ def test_meshes(f, kind, axes, on_one_device, x64):
         assert gradients[0].sharding.spec[0] == axes
 
 
+@pytest.mark.parametrize("spec", [P(("a", "b")), P("b"), P("a", "b"), P(None, "b")], ids=str)
+@pytest.mark.parametrize("count", [40, 56], ids=["whole", "ragged blocks"])
+def test_ntxent_on_explicit_axes(spec, count, monkeypatch, x64):
+    """The rows stay where they are, in value and gradient, of both modes and to second order."""
+    rng = np.random.default_rng(4)
+    x, dot = rng.normal(size=(2, count, 4))
+    labels, where = rng.integers(-4, 5, count), rng.uniform(size=count) < 0.8
+
+    @jax.jit
+    def found(x, dot, labels, where):
+        def losses(x, temperature):
+            return jaxloss.ntxent_per_example(x, labels, temperature, where=where)
+
+        def mean(x, temperature):
+            return jaxloss.ntxent(x, labels, temperature, where=where)
+
+        args, dots = (x, jnp.asarray(0.5)), (dot, jnp.asarray(1.0))
+        ahead = jax.jvp(losses, args, dots)
+        over = jax.jvp(jax.value_and_grad(mean, (0, 1)), args, dots)
+        return *ahead, over
+
+    wanted = found(x, dot, labels, where)
+    if count > 40:  # Two or three for each share of the rows.
+        monkeypatch.setattr("jaxloss.core.contrastive.ntxent._BLOCK_SCORES", 200)
+    grid = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(grid):
+        of_rows = NamedSharding(grid, P(spec[0]))
+        spread = (jax.device_put(y, NamedSharding(grid, spec)) for y in (x, dot))
+        got = found(*spread, *(jax.device_put(y, of_rows) for y in (labels, where)))
+    close(got, wanted, 1e-12)
+    losses, losses_dot, ((_, (gradient, _)), (_, (gradient_dot, _))) = got
+    assert losses.sharding.spec == losses_dot.sharding.spec == P(spec[0])
+    assert gradient.sharding.is_equivalent_to(NamedSharding(grid, spec), 2)
+    assert gradient_dot.sharding.is_equivalent_to(NamedSharding(grid, spec), 2)
+
+
 @KINDS
 @pytest.mark.parametrize("half", HALVES, ids=lambda h: h.__name__)
 def test_halves(f, half):

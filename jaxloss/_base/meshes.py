@@ -80,6 +80,32 @@ def laid_as(x: jax.Array, like: jax.Array, leading: int | None = None) -> jax.Ar
     return x if spec == own else reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
+def by_rows(arrays: T) -> T:
+    """Arrays of the same examples, spread over devices by these alone, if JAX knows of devices."""
+    typed = [x for x in jax.tree.leaves(arrays) if explicit_axes(x)[1]]
+    if not typed:
+        return arrays
+    axes = next(filter(None, (axes_of(x, 0) for x in typed)), ())
+    specs = jax.tree.map(lambda _: PartitionSpec(axes or None), arrays)
+    return laid(arrays, explicit_axes(typed[0])[0], specs)
+
+
+def whole(arrays: T) -> T:
+    """The arrays, all of them on every device, if JAX knows of devices."""
+
+    def spread_nowhere(x):
+        mesh, explicit = explicit_axes(x)
+        return reshard(x, NamedSharding(mesh, PartitionSpec())) if explicit else x
+
+    return jax.tree.map(spread_nowhere, arrays)
+
+
+def shares(x: jax.Array) -> int:
+    """In how many parts the first dimension is spread over devices, according to its type."""
+    mesh, _ = explicit_axes(x)
+    return math.prod(mesh.shape[axis] for axis in axes_of(x, 0))
+
+
 def by_device(f: Callable[..., Any], arrays: tuple, like: jax.Array, specs: Any, out: Any) -> Any:
     """f of each device's part of the arrays, over the explicit axes of the mesh of `like`."""
     mesh, explicit = explicit_axes(like)

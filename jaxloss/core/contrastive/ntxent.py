@@ -33,7 +33,8 @@ def ntxent(
     k over the examples of other labels and s = cos / temperature.
 
     0, with gradient 0, if there is no such pair, or if all labels are the same. Of more than 2896
-    examples, the cosines of a block of rows exist at a time, in either direction.
+    examples, the cosines of a block of rows exist at a time, in either direction. On a mesh with
+    explicit axis types each device has its own rows of them, and the embeddings of all examples.
 
     Args:
       embeddings: floating-point array (N, D), of any length.
@@ -118,8 +119,10 @@ def _of_examples(
     present = jnp.ones_like(labels, bool)
     if where is not None:
         present = jnp.broadcast_to(where, present.shape)
-        embeddings = jnp.where(present[:, None], embeddings, 0)
     places = lax.broadcasted_iota(jnp.int32, labels.shape, 0)
+    embeddings, labels, present, places = meshes.by_rows((embeddings, labels, present, places))
+    if where is not None:
+        embeddings = jnp.where(present[:, None], embeddings, 0)
     # The scores of these with one another are cosines over the temperature.
     vectors = norms.unit(embeddings, (1,)) / jnp.sqrt(temperature)
     given = vectors, Examples(labels, present, places)
@@ -159,27 +162,28 @@ def _sums_jvp(primals, tangents):
 
     def along(given, dots):
         vectors, examples, found = given
+        columns, columns_dot, others = meshes.whole((vectors, dots, examples))
 
         def block(rows):
             x, x_dot, rows, of_rows = rows
-            scores = _product(x, vectors)
-            slopes = _slopes(scores, *_pairs(rows, examples, scores.dtype), of_rows, 1)
-            return jnp.sum(slopes * (_product(x, dots) + _product(x_dot, vectors)), 1)
+            scores = _product(x, columns)
+            slopes = _slopes(scores, *_pairs(rows, others, scores.dtype), of_rows, 1)
+            return jnp.sum(slopes * (_product(x, columns_dot) + _product(x_dot, columns)), 1)
 
         return _in_blocks(block, (vectors, dots, examples, found))
 
     def gradient(given, factors):
-        vectors, examples, found = given
+        columns, others, of_columns, by_columns = meshes.whole((*given, factors))
 
         def block(rows):
             x, rows, of_rows, by_rows = rows
-            scores = _product(x, vectors)
-            pairs = _pairs(rows, examples, scores.dtype)
+            scores = _product(x, columns)
+            pairs = _pairs(rows, others, scores.dtype)
             slopes = by_rows[:, None] * _slopes(scores, *pairs, of_rows, 1)
-            slopes = slopes + factors[None] * _slopes(scores, *pairs, found, 0)
-            return jnp.matmul(slopes, vectors, precision=lax.Precision.HIGHEST)
+            slopes = slopes + by_columns[None] * _slopes(scores, *pairs, of_columns, 0)
+            return jnp.matmul(slopes, columns, precision=lax.Precision.HIGHEST)
 
-        return _in_blocks(block, (vectors, examples, found, factors))
+        return _in_blocks(block, (*given, factors))
 
     given = vectors, examples, found
     losses_dot = xla.linear(along, gradient, given, tangents[0], found.losses)
@@ -187,10 +191,12 @@ def _sums_jvp(primals, tangents):
 
 
 def _found(vectors: jax.Array, examples: Examples) -> Found:
+    columns, others = meshes.whole((vectors, examples))
+
     def block(rows):
         x, rows = rows
-        scores = _product(x, vectors)
-        positive, negative = _pairs(rows, examples, scores.dtype)
+        scores = _product(x, columns)
+        positive, negative = _pairs(rows, others, scores.dtype)
         log_sum = _log_sum(scores, negative)
         behind = log_sum - scores
         losses = jnp.sum(positive * elementwise.softplus(behind), 1)
@@ -226,20 +232,25 @@ def _in_blocks(f: Callable[[Any], Any], rows: Any) -> Any:
     and 47 MB for 277. Blocks of half the size would take 1.9 of the time on the H100, for their
     many small kernels, and 30 MB.
     """
-    size = jax.tree.leaves(rows)[0].shape[0]
+    first = jax.tree.leaves(rows)[0]
+    size, shares = first.shape[0], meshes.shares(first)
     # What is exported for any number of examples cannot tell how many blocks they make.
     known = isinstance(size, int)
-    count = divisor_near(size, -(-(size**2) // _BLOCK_SCORES)) if known else 1
+    own = size // shares if known else size
+    count = divisor_near(own, -(-(size * own) // _BLOCK_SCORES)) if known else 1
     if count == 1:
         return f(rows)
 
     def cut(x):
-        x = jnp.pad(x, [(0, -size % count)] + [(0, 0)] * (x.ndim - 1))
+        x = x.reshape(shares, own, *x.shape[1:])
+        x = jnp.pad(x, [(0, 0), (0, -own % count)] + [(0, 0)] * (x.ndim - 2))
         # Where rows are spread over devices, each has its share of every block.
-        return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+        x = jnp.moveaxis(x.reshape(shares, -1, count, *x.shape[2:]), 2, 0)
+        return x.reshape(count, -1, *x.shape[3:])
 
     def joined(x):
-        return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])[:size]
+        x = jnp.moveaxis(x.reshape(count, shares, -1, *x.shape[2:]), 0, 2)
+        return x.reshape(shares, -1, *x.shape[3:])[:, :own].reshape(size, *x.shape[3:])
 
     return jax.tree.map(joined, each(f, jax.tree.map(cut, rows)))
 
