@@ -206,7 +206,7 @@ def losses_of_labels(
     """
     weights, smoothing, z_loss, softcap = terms
     given = Given(logits, where, softcap)
-    logits, peak, present = prepared(given, classes)
+    given, logits, peak, present = prepared(given, classes)
     losses, log_sum = _surprise(logits, given, peak, found, classes)
     if weights is not None:
         losses = elementwise.product(weights_at(found, weights, classes), losses)
@@ -230,7 +230,7 @@ def losses_of_probabilities(
     """`softmax_cross_entropy` of what is checked."""
     weights, smoothing, z_loss, softcap = terms
     given = Given(logits, where, softcap)
-    logits, peak, present = prepared(given, classes)
+    given, logits, peak, present = prepared(given, classes)
     if where is not None:
         labels = jnp.where(where, labels, 0)
     if weights is not None:

@@ -42,9 +42,9 @@ def divergence_of(
     """
     if beta == 1:
         logits, teacher_logits, beta = teacher_logits, logits, 0.0
-    given = tuple(Given(x, where, softcap, temperature) for x in (logits, teacher_logits))
-    student, teacher = (prepared(one, classes) for one in given)
-    scores, peaks, (present, _) = zip(student, teacher, strict=True)
+    both = (Given(x, where, softcap, temperature) for x in (logits, teacher_logits))
+    parts = zip(*(prepared(given, classes) for given in both), strict=True)
+    given, scores, peaks, (present, _) = parts
     found = _divergence(*scores, given, peaks, present, beta, classes)
     return classes.squeeze(jnp.where(present, found, 0))
 
@@ -85,7 +85,8 @@ def _value_and_slopes(both, peaks, present, beta, classes):
         is_lost = in_p & ~in_q
         terms = xla.filled(~is_lost, _terms(p, q, log_ratio, in_p), jnp.inf)
         total = classes.sum(terms)
-        by_teacher = elementwise.product(p, xla.filled(~is_lost, -log_ratio - total, jnp.inf))
+        # Of an infinite one it says nothing, or that of the temperature were inf - inf.
+        by_teacher = elementwise.product(p, xla.filled(total < jnp.inf, -log_ratio - total, 0))
         is_close = in_p & in_q & (jnp.abs(log_ratio) < 1)
         gain = p * jnp.expm1(xla.filled(is_close, log_ratio, 0))  # Of q - p what is close cancels.
         return total, (jnp.where(is_close, gain, q - p), by_teacher)

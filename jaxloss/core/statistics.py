@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, xla
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
-from jaxloss.core.classes.capping import Given
+from jaxloss.core.classes.capping import Given, tempered
 from jaxloss.core.classes.choices import Choices, at_choices, choose
 from jaxloss.core.classes.labels import examples_shape
 from jaxloss.core.classes.peak import Softmax, less_at_peak, prepared
@@ -147,10 +147,12 @@ def statistics_of(
       classes: where the classes are, and over which mesh axes they are spread.
     """
     given = Given(logits, where, softcap, temperature)
-    scores, peak, present = prepared(given, classes)
+    given, scores, peak, present = prepared(given, classes)
     labels = chosen.place, chosen.bad
     log_prob, log_sum, entropy = _statistics(scores, given, peak, present, *labels, classes)
     is_present = classes.squeeze(present)
+    if given.centre is not None:
+        peak = tempered(given.centre, temperature)
     log_normalizer = classes.squeeze(peak + log_sum)
     found = (
         jnp.where(is_present[..., None], log_prob, 0),
@@ -178,6 +180,8 @@ def _log_prob(given, peak, present, place, bad, found, classes):
     of_examples = peak, present, found.alone, found.log_sum
     peak, present, alone, log_sum = (classes.squeeze(x)[..., None] for x in of_examples)
     own = jnp.where(present, at_choices(given.logits, place, classes), 0)
+    if given.centre is not None:
+        given = given._replace(centre=classes.squeeze(given.centre)[..., None])
     own = given.scale(own) - peak
     is_peak = alone & (own > -0.25) & ~bad
     log_prob = less_at_peak(own, is_peak, 0) - log_sum

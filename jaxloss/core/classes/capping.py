@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,11 +20,16 @@ class Given(NamedTuple):
     where: jax.Array | None = None
     softcap: jax.Array | None = None
     temperature: jax.Array | None = None
+    # Subtracted before the division: a low temperature makes infinities of all that is far from 0.
+    centre: jax.Array | None = None
 
     def scale(self, logits: jax.Array) -> jax.Array:
         """Widens, caps and tempers these."""
-        logits = logits.astype(checks.wide(logits.dtype))
-        return tempered(capped(logits, self.softcap), self.temperature)
+        logits = capped(logits.astype(checks.wide(logits.dtype)), self.softcap)
+        if self.centre is not None:
+            # What XLA leaves unrounded of a capped peak is far from 0 once it is divided.
+            logits = (logits if self.softcap is None else xla.opaque(logits)) - self.centre
+        return tempered(logits, self.temperature)
 
     def scores(self, classes: ClassAxes) -> jax.Array:
         """What the softmax is taken of, with -inf for absent classes.
@@ -91,9 +97,46 @@ def _cap_and_share(logits: jax.Array, softcap: jax.Array) -> tuple[jax.Array, ja
 
 
 def tempered(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
-    """logits / temperature; -inf stays, and says nothing of the temperature's derivative."""
+    """logits / temperature; -inf stays, and says nothing of the temperature's derivative.
+
+    What is finite stays finite, to every order, so that it is 0 times a probability of 0.
+    """
     if temperature is None:
         return logits
     is_finite = logits > -jnp.inf
-    shares = elementwise.quotient(xla.filled(is_finite, logits, 0), temperature)
+    shares = _over(xla.filled(is_finite, logits, 0), temperature, 1, _most(logits))
     return xla.filled(is_finite, shares, -jnp.inf)
+
+
+def inverse(temperature: jax.Array) -> jax.Array:
+    """1 / temperature, as finite as `tempered`, and not 0 either."""
+    found = _over(jnp.ones_like(temperature), temperature, 1, _most(temperature))
+    return jnp.where(found == 0, float(jnp.finfo(found.dtype).tiny), found)
+
+
+def _most(x: jax.Array) -> float:
+    return float(jnp.finfo(x.dtype).max)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _over(x: jax.Array, temperature: jax.Array, power: int, most: float) -> jax.Array:
+    """x / temperature**power, between ±most."""
+    least = float(jnp.finfo(temperature.dtype).tiny)  # Of less there may be no inverse.
+    temperature = jnp.where(jnp.abs(temperature) < least, least, temperature)
+    for _ in range(power):  # XLA would divide by a product, which may be 0, if nothing was between.
+        x = lax.clamp(-most, x / temperature, most)
+    return x
+
+
+def _over_jvp(power, most, primals, tangents):
+    # The same function with bounds of its own, which leave room for sums and for products.
+    (x, temperature), (x_dot, temperature_dot) = primals, tangents
+    value = _over(x, temperature, power, most)
+    most = _most(x) / 2**16
+    by_x = _over(jnp.ones_like(temperature), temperature, power, most)
+    by_temperature = -power * _over(x, temperature, power + 1, most)
+    along = elementwise.along(x, (by_x, x_dot), (by_temperature, temperature_dot))
+    return value, along
+
+
+_over.defjvp(_over_jvp, symbolic_zeros=True)

@@ -10,22 +10,27 @@ from jax import lax
 
 from jaxloss._base import checks, xla
 from jaxloss.core.classes.axes import ClassAxes
-from jaxloss.core.classes.capping import Given
+from jaxloss.core.classes.capping import Given, capped
 
 
-def prepared(given: Given, classes: ClassAxes) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The scores; each example's peak, 0 where none is finite; which examples take part.
+def prepared(given: Given, classes: ClassAxes) -> tuple[Given, jax.Array, jax.Array, jax.Array]:
+    """What is given, the scores, each example's peak, and which examples take part.
 
-    The peak comes from that of the logits as they are, so that not all have to be capped for it.
+    A peak is 0 where none is finite, and with a temperature, as what is given then has the peak of
+    the logits for its centre. It comes from that of the logits as they are, so that not all have to
+    be capped for it.
     """
     logits, where = given.logits, given.where
     plain = given.masked(logits.astype(checks.wide(logits.dtype)), classes)
     peak = xla.maximum(classes.max, lax.stop_gradient(plain), logits.dtype)
-    peak = lax.stop_gradient(given.scale(peak))
+    peak = lax.stop_gradient(capped(peak, given.softcap))
     present = xla.true_like(peak)
     if where is not None:
         present = classes.any(where)
-    return given.scores(classes), jnp.where(present & (peak > -jnp.inf), peak, 0), present
+    peak = jnp.where(present & (peak > -jnp.inf), peak, 0)
+    if given.temperature is not None:
+        given, peak = given._replace(centre=peak), jnp.zeros_like(peak)
+    return given, given.scores(classes), peak, present
 
 
 def below_and_exp(

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, meshes
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName
+from jaxloss.core.classes.capping import inverse
 from jaxloss.core.contrastive.pairs import BLOCK_SCORES, How, Pairs, Side, Statistic, found
 from jaxloss.core.contrastive.statistics import Count, LogSum, SoftplusSum, Sum, lowest
 
@@ -80,7 +81,7 @@ def info_nce_loss(
     supervision, arXiv:2103.00020.
     """
     (x1, x2), where = _embeddings(where, x1=x1, x2=x2)
-    scale = 1 / checks.number("temperature", temperature, x1)
+    scale = inverse(checks.number("temperature", temperature, x1))
 
     def part(x1, x2, where, scale, axis_name):
         negative = Statistic(LogSum)
@@ -206,7 +207,7 @@ def supervised_contrastive_loss(
     """
     (embeddings,), where = _embeddings(where, embeddings=embeddings)
     labels = _labels(labels, embeddings)
-    scale = 1 / checks.number("temperature", temperature, embeddings)
+    scale = inverse(checks.number("temperature", temperature, embeddings))
 
     def part(embeddings, labels, where, scale, axis_name):
         wanted = [Statistic(LogSum)] + [Statistic(kind, True) for kind in (LogSum, Sum, Count)]

@@ -13,6 +13,8 @@ from jax.typing import ArrayLike
 from jaxloss._base import checks, elementwise, meshes, norms, xla
 from jaxloss._base.call import public
 from jaxloss._base.reduction import divide
+from jaxloss.core.classes.capping import inverse
+from jaxloss.core.contrastive.statistics import exp_below
 from jaxloss.core.linear.cutting import divisor_near
 from jaxloss.core.linear.scanning import each
 
@@ -124,7 +126,7 @@ def _of_examples(
     if where is not None:
         embeddings = jnp.where(present[:, None], embeddings, 0)
     # The scores of these with one another are cosines over the temperature.
-    vectors = norms.unit(embeddings, (1,)) / jnp.sqrt(temperature)
+    vectors = norms.unit(embeddings, (1,)) * jnp.sqrt(inverse(temperature))
     given = vectors, Examples(labels, present, places)
     return _sums(*meshes.varying(given, given))
 
@@ -214,7 +216,7 @@ def _slopes(
 ) -> jax.Array:
     """The derivatives by the scores of the losses of the examples in the rows, or the columns."""
     log_sums, pushes = (jnp.expand_dims(x, axis) for x in (found.log_sums, found.pushes))
-    away = negative * _exp_below(scores - log_sums) * pushes
+    away = negative * exp_below(scores - log_sums) * pushes
     return away - positive * lax.logistic(log_sums - scores)
 
 
@@ -270,11 +272,6 @@ def _log_sum(scores: jax.Array, negative: jax.Array) -> jax.Array:
     """log Σ exp over the negatives of each row, (N, 1); very low if there are none."""
     low = float(jnp.finfo(scores.dtype).min) / 4
     peak = jnp.max(lax.stop_gradient(scores) + low * (1 - negative), 1, keepdims=True, initial=low)
-    total = jnp.sum(negative * _exp_below(scores - peak), 1, keepdims=True)
+    total = jnp.sum(negative * exp_below(scores - peak), 1, keepdims=True)
     alone = total == 0
     return jnp.where(alone, low, peak + jnp.log(jnp.where(alone, 1, total)))
-
-
-def _exp_below(x: jax.Array) -> jax.Array:
-    """exp(x) where x is below 0, as it is for negatives; 1 above, where it would be infinite."""
-    return jnp.exp(x - lax.stop_gradient(jnp.maximum(x, 0)))

@@ -36,6 +36,14 @@ def lowest(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).min)
 
 
+def exp_below(x: jax.Array) -> jax.Array:
+    """exp(x) where x is below 0, as it is for what was summed; 1 above, where it might be infinite.
+
+    In another product similarities are rounded otherwise, by much if the temperature is low.
+    """
+    return jnp.exp(x - lax.stop_gradient(jnp.maximum(x, 0)))
+
+
 class LogSum:
     """log Σ exp z; `lowest` where there is no pair."""
 
@@ -56,8 +64,8 @@ class LogSum:
 
     @staticmethod
     def slope(z: jax.Array, mask: jax.Array, value: jax.Array) -> jax.Array:
-        # Masked before the exponential, which may overflow, and has derivatives of its own.
-        return jnp.exp(xla.filled(mask, z - value, -jnp.inf))
+        # Masked before the exponential, which has derivatives of its own.
+        return exp_below(xla.filled(mask, z - value, -jnp.inf))
 
 
 class _PlainSum:
