@@ -1,6 +1,7 @@
 """Finite inputs give no NaN, infinities stay infinite, confidence keeps its digits."""
 
 import functools
+import math
 
 import hypothesis
 import hypothesis.strategies as st
@@ -316,10 +317,56 @@ def test_nan_stays_nan():
         assert np.all(np.isnan(value[0])), loss
 
 
+def at_half(x, labels=None):
+    """Statistics and divergences at a temperature."""
+    labels = jnp.zeros(len(x), jnp.int32) if labels is None else labels
+    statistics = jaxloss.softmax_statistics(x, labels, temperature=0.5)
+    eye = jnp.eye(x.shape[1], dtype=x.dtype)
+    found = [
+        jaxloss.linear_softmax_divergence(*sides, temperature=0.5, beta=beta)
+        for beta in (0.0, 0.5, 1.0)
+        for sides in ((x, eye, jnp.ones_like(x), eye), (jnp.ones_like(x), eye, x, eye))
+    ]
+    return jnp.stack([*statistics[:3], *found])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_stays_nan_at_a_temperature(value):
+    assert np.all(np.isnan(at_half(jnp.array([[value, 1.0, 2.0]]))))
+
+
+def test_an_excluded_label_at_a_temperature():
+    def loss(x, **temperature):
+        return -jaxloss.softmax_statistics(x, jnp.array([0]), **temperature).log_prob.sum()
+
+    x = jnp.array([[-jnp.inf, 1.0]])
+    for derive in (jax.grad, jax.jacfwd):
+        np.testing.assert_array_equal(derive(loss)(x), [[-1, 1]])
+        np.testing.assert_array_equal(
+            derive(functools.partial(loss, temperature=0.5))(x), [[-2, 2]]
+        )
+
+
+def test_logits_far_apart_at_a_high_temperature():
+    x, hot = jnp.array([[3e38, -3e38]]), jnp.float32(1e30)
+    found = jaxloss.softmax_statistics(x, jnp.array([1]), temperature=hot).log_prob
+    np.testing.assert_allclose(found, -6e8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_temperatures_of_narrow_inputs_with_x64(dtype, x64):
+    x, labels = jnp.eye(4, dtype=dtype), np.arange(4) // 2
+    found = at_half(x), jaxloss.info_nce_loss(x, x), jaxloss.ntxent(x, labels)
+    found = *found, jaxloss.supervised_contrastive_loss(x, labels)
+    assert all(y.dtype == np.float32 and np.all(np.isfinite(y)) for y in found)
+
+
 COLD_LOGITS = jnp.array([[1.0, 2.0, 0.5], [3.0, 3.0, -1.0], [0.0, 0.0, 0.0], [1e3, -1e3, 1e20]])
 COLD_ROWS = jnp.array([[0.6, 0.8], [1.0, 0.0], [0.8, -0.6], [0.0, -1.0]])
 COLD_KERNEL = jnp.array([[1.0, 0.5], [0.25, 1.0], [2.0, -1.0]])
 COLD_LABELS = jnp.array([0, 1, 2, 0])
+# Many examples that are alike, and embeddings longer than 1, leave little room for sums.
+CLUSTERS = 3 * jnp.repeat(COLD_ROWS[:2], 16, 0)
 
 
 def cold_divergence(beta):
@@ -356,8 +403,19 @@ def cold_linear_statistics(x, temperature):
             COLD_ROWS,
         ),
         (lambda x, t: jaxloss.ntxent_per_example(x, COLD_LABELS % 2, t), COLD_ROWS),
+        (lambda x, t: jaxloss.info_nce_loss(x, x[::-1], temperature=t), CLUSTERS),
+        (
+            lambda x, t: jaxloss.supervised_contrastive_loss(
+                x, jnp.arange(32) // 16, temperature=t
+            ),
+            CLUSTERS,
+        ),
+        (lambda x, t: jaxloss.ntxent_per_example(x, jnp.arange(32) % 2, t), CLUSTERS),
     ],
-    ids=["statistics", "linear", "kl", "js", "reverse kl", "info_nce", "supervised", "ntxent"],
+    ids=[
+        *("statistics", "linear", "kl", "js", "reverse kl", "info_nce", "supervised", "ntxent"),
+        *("info_nce of many", "supervised of many", "ntxent of many"),
+    ],
 )
 def test_no_temperature_is_too_low_or_high(f, x):
     @jax.jit

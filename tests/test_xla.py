@@ -502,7 +502,7 @@ def test_indices_apart_from_a_sum_are_its_own():
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     apart, inside = map(float, done.stdout.split())
     assert apart == 0
-    if not metadata.version("jaxlib").startswith("0.10."):
+    if not metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
         assert inside > 0.5
 
 

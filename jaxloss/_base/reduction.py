@@ -117,13 +117,15 @@ def _sum_of_copies(x: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) 
     """jnp.sum(jnp.broadcast_to(x, shape), axes), with each entry of x read once.
 
     That sum itself, where it is a large one, comes out wrong by some percent, each time by others,
-    on the CPU with jaxlib 0.10.2 (github.com/tensorflow/tensorflow/issues/126812).
+    on the CPU with jaxlib 0.10.2.
     """
     x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
-    repeats = [jnp.asarray(shape[a], x.dtype) for a in axes if x.shape[a] != shape[a]]
     total = jnp.sum(x, axes)
-    # An infinite weight of no losses counts nothing.
-    return elementwise.product(math.prod(repeats), total) if repeats else total
+    repeated = [jnp.asarray(shape[a], x.dtype) for a in axes if x.shape[a] != shape[a]]
+    if not repeated:
+        return total
+    repeats = math.prod(repeated)
+    return jnp.where(repeats == 0, 0, repeats * total)  # No copies of what is infinite are 0.
 
 
 def divide(total: jax.Array, count: jax.Array) -> jax.Array:

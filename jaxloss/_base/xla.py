@@ -79,9 +79,10 @@ def recomputed(x: jax.Array) -> jax.Array:
     there were none, and 1.1 of the bytes, on a CPU; on a TPU 200 MB for (65536, 768), though 0.8 of
     the cycles. It may go when XLA recomputes what is cheap to compute.
 
-    It keeps -inf, which `opaque` does not: a slope there would be a large number.
+    It keeps -inf, which `opaque` does not: with that, a slope at -inf would be finite.
     """
-    # At ties, where `lax.scan` may lose the rule, no numbers should be that anybody has.
+    # The bound is a number that no one has: where `lax.scan` loses the rule, the derivative at a
+    # tie would be wrong.
     return jnp.maximum(x, jnp.minimum(x, float(jnp.finfo(x.dtype).min) / 2))
 
 

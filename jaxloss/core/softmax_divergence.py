@@ -77,7 +77,7 @@ def _value_and_slopes(both, peaks, present, beta, classes):
         Softmax.of(*one, present, classes) for one in zip(both, peaks, strict=True)
     )
     q, p = of_student.p, of_teacher.p
-    in_q, in_p = (~present | (scores > -jnp.inf) for scores in both)
+    in_q, in_p = (~present | (scores != -jnp.inf) for scores in both)
     # Of the normalizers alone, and of the scores alone, so that what both share cancels exactly.
     log_ratio = of_student.below - of_teacher.below - (of_student.log_sum - of_teacher.log_sum)
     log_ratio = xla.filled(in_p & in_q, log_ratio, 0)
@@ -85,7 +85,7 @@ def _value_and_slopes(both, peaks, present, beta, classes):
         is_lost = in_p & ~in_q
         terms = xla.filled(~is_lost, _terms(p, q, log_ratio, in_p), jnp.inf)
         total = classes.sum(terms)
-        # Of an infinite one it says nothing, or that of the temperature were inf - inf.
+        # An infinite divergence has none: with one, the temperature's would be inf - inf.
         by_teacher = elementwise.product(p, xla.filled(total < jnp.inf, -log_ratio - total, 0))
         is_close = in_p & in_q & (jnp.abs(log_ratio) < 1)
         gain = p * jnp.expm1(xla.filled(is_close, log_ratio, 0))  # Of q - p what is close cancels.

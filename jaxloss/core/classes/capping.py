@@ -26,10 +26,13 @@ class Given(NamedTuple):
     def scale(self, logits: jax.Array) -> jax.Array:
         """Widens, caps and tempers these."""
         logits = capped(logits.astype(checks.wide(logits.dtype)), self.softcap)
-        if self.centre is not None:
+        if self.centre is None:
+            return tempered(logits, self.temperature)
+        if self.softcap is not None:
             # What XLA leaves unrounded of a capped peak is far from 0 once it is divided.
-            logits = (logits if self.softcap is None else xla.opaque(logits)) - self.centre
-        return tempered(logits, self.temperature)
+            logits = xla.opaque(logits)
+        # The difference of the halves cannot overflow.
+        return 2 * tempered(0.5 * logits - 0.5 * self.centre, self.temperature)
 
     def scores(self, classes: ClassAxes) -> jax.Array:
         """What the softmax is taken of, with -inf for absent classes.
@@ -101,16 +104,12 @@ def tempered(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
 
     What is finite stays finite, to every order, so that it is 0 times a probability of 0.
     """
-    if temperature is None:
-        return logits
-    is_finite = logits > -jnp.inf
-    shares = _over(xla.filled(is_finite, logits, 0), temperature, 1, _most(logits))
-    return xla.filled(is_finite, shares, -jnp.inf)
+    return logits if temperature is None else _over(logits, temperature, 1, _most(logits) / 2)
 
 
 def inverse(temperature: jax.Array) -> jax.Array:
-    """1 / temperature, as finite as `tempered`, and not 0 either."""
-    found = _over(jnp.ones_like(temperature), temperature, 1, _most(temperature))
+    """1 / temperature, not 0, and at most so large that there is room for sums and for products."""
+    found = _over(jnp.ones_like(temperature), temperature, 1, _with_room(temperature))
     return jnp.where(found == 0, float(jnp.finfo(found.dtype).tiny), found)
 
 
@@ -118,23 +117,28 @@ def _most(x: jax.Array) -> float:
     return float(jnp.finfo(x.dtype).max)
 
 
+def _with_room(x: jax.Array) -> float:
+    return _most(x) / 2**16
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _over(x: jax.Array, temperature: jax.Array, power: int, most: float) -> jax.Array:
-    """x / temperature**power, between ±most."""
+    """x / temperature**power, between ±most; -inf stays."""
     least = float(jnp.finfo(temperature.dtype).tiny)  # Of less there may be no inverse.
     temperature = jnp.where(jnp.abs(temperature) < least, least, temperature)
-    for _ in range(power):  # XLA would divide by a product, which may be 0, if nothing was between.
-        x = lax.clamp(-most, x / temperature, most)
-    return x
+    none = x == -jnp.inf
+    for _ in range(power):  # Clamped in between, or XLA would divide by the product, maybe 0.
+        x = jnp.clip(x / temperature, -most, most)
+    return jnp.where(none, -jnp.inf, x)
 
 
 def _over_jvp(power, most, primals, tangents):
-    # The same function with bounds of its own, which leave room for sums and for products.
+    # The same function with bounds of its own.
     (x, temperature), (x_dot, temperature_dot) = primals, tangents
-    value = _over(x, temperature, power, most)
-    most = _most(x) / 2**16
+    value, most = _over(x, temperature, power, most), _with_room(x)
     by_x = _over(jnp.ones_like(temperature), temperature, power, most)
-    by_temperature = -power * _over(x, temperature, power + 1, most)
+    shares = jnp.where(x == -jnp.inf, 0, x)
+    by_temperature = -power * _over(shares, temperature, power + 1, most)
     along = elementwise.along(x, (by_x, x_dot), (by_temperature, temperature_dot))
     return value, along
 

@@ -16,9 +16,9 @@ from jaxloss.core.classes.capping import Given, capped
 def prepared(given: Given, classes: ClassAxes) -> tuple[Given, jax.Array, jax.Array, jax.Array]:
     """What is given, the scores, each example's peak, and which examples take part.
 
-    A peak is 0 where none is finite, and with a temperature, as what is given then has the peak of
-    the logits for its centre. It comes from that of the logits as they are, so that not all have to
-    be capped for it.
+    A peak is 0 where none is finite. It comes from that of the logits as they are, so that not all
+    have to be capped for it. With a temperature it becomes the centre of what is given, so that the
+    peak of the scores is 0.
     """
     logits, where = given.logits, given.where
     plain = given.masked(logits.astype(checks.wide(logits.dtype)), classes)

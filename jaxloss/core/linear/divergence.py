@@ -49,10 +49,10 @@ def linear_softmax_divergence(
     logits exist at a time, forwards and backwards.
 
     At least 0, and accurate to rounding where the two agree. A class with logits of -inf in both is
-    absent. Where only the student's is -inf, KL(P ‖ Q) is +inf, with a gradient of 0 for the
-    teacher, and for student and temperature that of the cross entropy of all other classes, which
-    is finite. The teacher has a gradient like any argument, which costs nothing where it is not
-    asked for. The loss is not multiplied by the square of the temperature.
+    absent. Where only the student's is -inf, KL(P ‖ Q) is +inf, with the gradient q - p for the
+    student's logits, 0 for the teacher's, and for the temperature what follows from these. The
+    teacher has a gradient like any argument, which costs nothing where it is not asked for. The
+    loss is not multiplied by the square of the temperature.
 
     For half operands, blocks and meshes see `linear_softmax_cross_entropy`; on explicit meshes the
     teacher's arrays are laid out like the student's.
