@@ -335,6 +335,14 @@ def test_nan_stays_nan_at_a_temperature(value):
     assert np.all(np.isnan(at_half(jnp.array([[value, 1.0, 2.0]]))))
 
 
+def test_nan_of_the_student_is_in_the_gradient_of_the_teacher():
+    def divergence(teacher):
+        student = jnp.array([[jnp.nan, 1.0, 2.0]])
+        return jaxloss.linear_softmax_divergence(student, jnp.eye(3), teacher, jnp.eye(3)).sum()
+
+    assert np.all(np.isnan(jax.grad(divergence)(jnp.array([[0.0, 1.0, 2.0]]))))
+
+
 def test_an_excluded_label_at_a_temperature():
     def loss(x, **temperature):
         return -jaxloss.softmax_statistics(x, jnp.array([0]), **temperature).log_prob.sum()

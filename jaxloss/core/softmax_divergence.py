@@ -86,7 +86,7 @@ def _value_and_slopes(both, peaks, present, beta, classes):
         terms = xla.filled(~is_lost, _terms(p, q, log_ratio, in_p), jnp.inf)
         total = classes.sum(terms)
         # An infinite divergence has none: with one, the temperature's would be inf - inf.
-        by_teacher = elementwise.product(p, xla.filled(total < jnp.inf, -log_ratio - total, 0))
+        by_teacher = elementwise.product(p, xla.filled(total != jnp.inf, -log_ratio - total, 0))
         is_close = in_p & in_q & (jnp.abs(log_ratio) < 1)
         gain = p * jnp.expm1(xla.filled(is_close, log_ratio, 0))  # Of q - p what is close cancels.
         return total, (jnp.where(is_close, gain, q - p), by_teacher)

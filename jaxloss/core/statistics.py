@@ -151,7 +151,7 @@ def statistics_of(
     labels = chosen.place, chosen.bad
     log_prob, log_sum, entropy = _statistics(scores, given, peak, present, *labels, classes)
     is_present = classes.squeeze(present)
-    if given.centre is not None:
+    if temperature is not None and given.centre is not None:
         peak = tempered(given.centre, temperature)
     log_normalizer = classes.squeeze(peak + log_sum)
     found = (

@@ -26,8 +26,8 @@ class Given(NamedTuple):
     def scale(self, logits: jax.Array) -> jax.Array:
         """Widens, caps and tempers these."""
         logits = capped(logits.astype(checks.wide(logits.dtype)), self.softcap)
-        if self.centre is None:
-            return tempered(logits, self.temperature)
+        if self.temperature is None or self.centre is None:  # They come together.
+            return logits
         if self.softcap is not None:
             # What XLA leaves unrounded of a capped peak is far from 0 once it is divided.
             logits = xla.opaque(logits)
@@ -99,12 +99,12 @@ def _cap_and_share(logits: jax.Array, softcap: jax.Array) -> tuple[jax.Array, ja
     return cap, elementwise.quotient(lax.clamp(-bound, logits, bound), cap)
 
 
-def tempered(logits: jax.Array, temperature: jax.Array | None) -> jax.Array:
+def tempered(logits: jax.Array, temperature: jax.Array) -> jax.Array:
     """logits / temperature; -inf stays, and says nothing of the temperature's derivative.
 
     What is finite stays finite, to every order, so that it is 0 times a probability of 0.
     """
-    return logits if temperature is None else _over(logits, temperature, 1, _most(logits) / 2)
+    return _over(logits, temperature, 1, _most(logits) / 2)
 
 
 def inverse(temperature: jax.Array) -> jax.Array:
