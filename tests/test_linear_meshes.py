@@ -81,22 +81,42 @@ def test_classes_and_examples_on_several_devices(door, kind):
     check_sharded(got, wanted, program)
 
 
-def test_classes_over_a_named_axis():
+@pytest.mark.parametrize("door", ["core", "functional"])
+def test_classes_over_a_named_axis(door):
     grid, arrays, specs = sharded(AxisType.Auto)
-    options = {"label_smoothing": 0.1, "z_loss": 1e-2}
+    options = {"label_smoothing": 0.1} | ({"z_loss": 1e-2} if door == "core" else {})
 
-    def whole(x, w, y):
-        return jaxloss.linear_softmax_cross_entropy(x, w, y, **options).mean()
+    def mean(x, w, y, **more):
+        if door == "functional":
+            return F.linear_cross_entropy(x, w, y, **options, **more)
+        return jaxloss.linear_softmax_cross_entropy(x, w, y, **options, **more).mean()
 
     @jax.shard_map(mesh=grid, in_specs=specs, out_specs=P())
     def part(x, w, y):
-        losses = jaxloss.linear_softmax_cross_entropy(
-            x, w, y, chunk_size=8, axis_name="model", **options
-        )
-        return jaxloss.reduce(losses, axis_name="data")
+        return jax.lax.pmean(mean(x, w, y, chunk_size=8, axis_name="model"), "data")
 
     program = compiled(part, *arrays)
-    check_sharded(program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays), program)
+    check_sharded(program(*arrays), jax.value_and_grad(mean, (0, 1))(*arrays), program)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_named_axis_in_torch_function(reduction):
+    grid, (x, w, y), specs = sharded(AxisType.Auto)
+    y = np.where(np.arange(64) % 3, y, -100)
+    args = x, w, y, np.linspace(-1, 1, 128, dtype=np.float32), np.linspace(0, 2, 128)
+    args = (*args[:4], args[4].astype(np.float32))
+
+    def loss(x, w, y, bias, weight, **more):
+        options = {"linear_bias": bias, "weight": weight, "reduction": reduction}
+        return jnp.sum(F.linear_cross_entropy(x, w, y, **options, **more))
+
+    # All examples on each device, so that a mean is that of them all.
+    specs = P(), specs[1], P(), P("model"), P("model")
+    named = functools.partial(loss, axis_name="model")
+    mapped = jax.shard_map(named, mesh=grid, in_specs=specs, out_specs=P())
+    moving = 0, 1, 3
+    got = jax.jit(jax.value_and_grad(mapped, moving))(*args)
+    check_close(got, jax.value_and_grad(loss, moving)(*args))
 
 
 @pytest.mark.parametrize("door", DOORS)

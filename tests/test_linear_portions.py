@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from test_linear_meshes import DOORS, KINDS, LAYOUTS, spread_over
 
 import jaxloss
+from jaxloss import functional as F
 from jaxloss.core.linear import cutting
 
 HALVES = {
@@ -138,3 +139,20 @@ def test_half_kernels_in_a_mapped_function(scale):
     # What the devices add up is a portion of the kernel's gradient.
     assert 12 * 16 in hlo.added_up(program)
     assert max(hlo.added_up(program)) < 136 // 4 * 16
+
+
+def test_half_kernels_in_a_mapped_mean():
+    x, w, y = halves(np.random.default_rng(8))
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    @jax.shard_map(mesh=grid, in_specs=(P("data"), P("model"), P("data")), out_specs=P())
+    def mean(x, w, y):
+        return jax.lax.pmean(F.linear_cross_entropy(x, w, y, axis_name="model"), "data")
+
+    f = jax.grad(mean, (0, 1))
+    program = hlo.optimised(f, x, w, y)
+    # The gradient is made along with the loss, and the kernel's of a portion at a time.
+    assert len(hlo.products(f, x, w, y)) == 3
+    assert max(hlo.added_up(program)) < 136 // 4 * 16
+    wanted = jax.grad(F.linear_cross_entropy, (0, 1))(*(x.astype(np.float32) for x in (x, w)), y)
+    assert max(map(distance, program(x, w, y), wanted)) < 4e-3

@@ -133,8 +133,8 @@ def test_different_gradients_differ_as_said(x64):
             np.testing.assert_array_equal(mine, 0)
 
 
-# Instead of torch's `options`, and what holds parameters needs in NNX.
-OURS = {"chunk_size", "rngs", "dtype", "param_dtype", "kernel_init", "bias_init"}
+# Instead of torch's `options`; for sharded classes; and what holds parameters needs in NNX.
+OURS = {"chunk_size", "axis_name", "rngs", "dtype", "param_dtype", "kernel_init", "bias_init"}
 LEGACY = {"size_average", "reduce", "reduction"}
 DECLARED = [n for n in SIGNATURES if n[0].islower()]
 CLASSES = [n for n in SIGNATURES if n[0].isupper() and "." not in n]

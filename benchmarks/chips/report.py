@@ -144,7 +144,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
         rows = [row for row, name in enumerate(names) if found.get(name) is not None]
         ratios = [found[names[row]] for row in rows]
         heights = [row + height * (i - (len(places) - 1) / 2) for row in rows]
-        colour = ("#3b6fb6", "#8fb3de", "#d9642c", "#f0b48a")[i % 4]
+        colour = ("#3b6fb6", "#8fb3de", "#d9642c", "#f0b48a", "#5a9e58", "#a9d3a5")[i % 6]
         axes.barh(heights, ratios, height=height, color=colour, label=place)
         for at, ratio in zip(heights, ratios, strict=True):
             if ratio > LONGEST:

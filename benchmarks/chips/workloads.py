@@ -283,8 +283,8 @@ def _mapped(axes: tuple[str, ...], kernel_spec: P) -> Loss:
     def local(inputs, kernel, labels):
         if features is not None:
             kernel = lax.all_gather(kernel, features, axis=1, tiled=True)
-        losses = jaxloss.linear_softmax_cross_entropy(inputs, kernel, labels, axis_name=classes)
-        return lax.pmean(losses.mean(), own)
+        loss = F.linear_cross_entropy(inputs, kernel, labels, axis_name=classes)
+        return lax.pmean(loss, own)
 
     def loss(inputs, kernel, labels):
         specs = P(own), kernel_spec, P(own)

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxloss._base import checks
 from jaxloss._base.reduction import Reduction
+from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.linear import loss as core
 from jaxloss.core.linear.examples import of_examples
 from jaxloss.core.linear.problem import How
@@ -17,7 +18,7 @@ from jaxloss.functional._torch import present, reduced, torch_function
 
 
 @torch_function(
-    static=("chunk_size",),
+    static=("chunk_size", "axis_name"),
     labels=("target", "ignore_index"),
     domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing",),
@@ -34,6 +35,7 @@ def linear_cross_entropy(
     ignore_index: ArrayLike | None = None,
     label_smoothing: ArrayLike = 0.0,
     chunk_size: int | None = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     """As torch.nn.functional.linear_cross_entropy, over what `jaxloss.linear_softmax_cross_entropy`
     is made of.
@@ -60,6 +62,9 @@ def linear_cross_entropy(
         probabilities.
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
       chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
+      axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; targets
+        are then global class indices, and `linear_weight`, `linear_bias` and `weight` the local
+        part. The sum or mean is that of the device's own examples.
 
     Returns:
       A scalar, or one loss per target for "none"; at least float32.
@@ -121,8 +126,10 @@ def linear_cross_entropy(
                 where=None if where is None else where[..., None],
                 class_weights=weight,
                 label_smoothing=label_smoothing,
+                axis_name=axis_name,
             )
-        problem, copies = (rows, shared, How(core.losses), chunk_size), math.prod(places)
+        how = How(core.losses, axis_name)
+        problem, copies = (rows, shared, how, chunk_size), math.prod(places)
         if reduction == "none":
             return inner.checked(of_examples(*problem, copies=copies)), None
         return inner.checked(core.sum_and_weights(*problem, copies=copies))

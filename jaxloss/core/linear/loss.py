@@ -57,7 +57,7 @@ def linear_softmax_cross_entropy(
     probabilities as in `softmax_cross_entropy`. A bad label gives NaN in its own loss, in the
     gradient of its own input, and in that of the kernel, which all examples share.
     The gradient of a sum or mean is cheaper from `jaxloss.functional.linear_cross_entropy`, which
-    computes it along with the loss.
+    computes it along with the loss, also inside `jax.shard_map`.
 
     Half operands go into the matrix products as they are, and sums are in float32, also over the
     blocks of the kernel's gradient. The gradient of the logits is rounded to the operands' dtype
