@@ -114,10 +114,24 @@ def test_labels_that_every_device_holds():
         np.testing.assert_allclose(x, y, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "kl", "multilabel_margin", "huber"])
-def test_vmap_over_explicit_axes(name):
+@pytest.mark.parametrize("loss", PER_EXAMPLE, ids=str)
+def test_vmap_over_explicit_axes(loss):
+    f, args = problem(loss, 8)
+    f = jax.vmap(f, [0 if own else None for own in of_examples(loss)])
+    mesh = grid(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        for x in jax.tree.leaves(jax.eval_shape(f, *laid(loss, args, mesh))):
+            assert (*x.sharding.spec, None, None)[:2] == tuple(SPEC)
+
+
+MAPPED = ["cross_entropy", "multilabel_margin", "triplet", "ctc", "linear", "info_nce", "rnnt"]
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_values_of_vmap_over_explicit_axes(name):
     loss = BY_NAME[name]
-    args = [np.resize(x, (8, *x.shape[1:])) for x in loss.inputs()]
+    args = [np.stack([x] * 8) for x in loss.inputs()]
+    args[0] *= np.linspace(0.5, 1, 8, dtype=args[0].dtype).reshape(-1, *[1] * (args[0].ndim - 1))
     f = jax.vmap(jax.value_and_grad(lambda *x: loss.losses(*x).sum()))
     wanted = f(*map(jnp.asarray, args))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))

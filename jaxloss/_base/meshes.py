@@ -109,7 +109,9 @@ def shares(x: jax.Array) -> int:
 def by_device(f: Callable[..., Any], arrays: tuple, like: jax.Array, specs: Any, out: Any) -> Any:
     """f of each device's part of the arrays, over the explicit axes of the mesh of `like`."""
     mesh, explicit = explicit_axes(like)
-    mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out, axis_names=explicit)
+    # Inside `jax.vmap` over a dimension that is spread, JAX alone knows which axes that leaves.
+    some = explicit if explicit < {*mesh.axis_names} else frozenset()
+    mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out, axis_names=some)
     return mapped(*laid(arrays, mesh, specs))
 
 

@@ -74,7 +74,8 @@ def lattice(
     states = jnp.stack([states, states[:, ::-1]])
     differs = jnp.pad(states[..., 2:] != states[..., :-2], ((0, 0), (0, 0), (2, 0)))
     differs = differs[..., : states.shape[2]]
-    first = 2 * jnp.stack([jnp.zeros_like(labels), symbols.shape[1] - 2 - labels])[..., None]
+    direction = jnp.arange(2, dtype=labels.dtype)[:, None, None]
+    first = 2 * direction * (symbols.shape[1] - 2 - labels)[None, :, None]
     start = lax.broadcasted_iota(labels.dtype, (1, 1, states.shape[2]), 2) == first
     return Lattice(
         in_blocks(jnp.where(frames, factors, 0)),
