@@ -13,6 +13,7 @@ from derivatives import check
 from jax import lax
 from test_xla import X, cost
 
+import jaxloss
 from jaxloss._base import xla
 
 inf, nan = math.inf, math.nan
@@ -251,3 +252,63 @@ def test_scan(count, reverse):
 def by_four(*args, **options):
     """As it is elsewhere."""
     return lax.scan(*args, **options, unroll=4)
+
+
+# loop
+
+
+def sum_of_sinh(loop):
+    """The sum of sinh(k x) over k below `count`."""
+
+    def f(x, count):
+        def step(k, total):
+            return total + jnp.where(k < count, jnp.sinh(k * x), 0)
+
+        return loop(step, count, jnp.zeros_like(x))
+
+    return f
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
+def test_only_on_a_cpu_loop_takes_one_step_at_a_time(platform):
+    def taken(loop):
+        traced = jax.jit(sum_of_sinh(loop)).trace(jnp.ones(3), jnp.int32(5))
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("chlo.sinh")
+
+    def plain(step, count, start):
+        return lax.fori_loop(0, count, step, start)
+
+    assert taken(xla.loop) == (1 if platform == "cpu" else 4)
+    assert taken(plain) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
+@pytest.mark.parametrize("chip", [False, True])
+def test_loop(count, chip, monkeypatch):
+    if chip:
+        monkeypatch.setattr(lax, "platform_dependent", lambda *, cpu, default: default())
+    x = np.array([0.5, -1.0, 2.0])
+    found = jax.jit(sum_of_sinh(xla.loop))(jnp.asarray(x), jnp.int32(count))
+    np.testing.assert_allclose(found, sum(np.sinh(k * x) for k in range(count)), rtol=1e-5)
+
+
+def test_a_loop_of_labels_may_go_on_behind_the_last(monkeypatch):
+    scores = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    labels = np.full((6, 5), -1, np.int32)
+    for count in range(6):
+        labels[count, :count] = np.arange(count)[::-1]
+    labels[2, 3:] = 7  # Not read.
+    labels[3, 1] = 7  # No class.
+
+    def results():
+        return jax.value_and_grad(
+            lambda x: jnp.nansum(jaxloss.multilabel_margin_loss(x, labels, axis=-1))
+        )(jnp.asarray(scores))
+
+    wanted = results()
+    monkeypatch.setattr(lax, "platform_dependent", lambda *, cpu, default: default())
+    jax.clear_caches()
+    found = results()
+    jax.clear_caches()
+    chex.assert_trees_all_close(found, wanted, rtol=1e-6)
+    assert np.isnan(wanted[1][3]).all()

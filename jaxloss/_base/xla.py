@@ -291,6 +291,27 @@ def scan(
     return lax.platform_dependent(cpu=by(1), default=by(4))
 
 
+def loop(step: Callable[[jax.Array, T], T], count: jax.Array, start: T) -> T:
+    """`lax.fori_loop(0, count, step, start)` for a step that does nothing from `count` on.
+
+    Four steps share a turn, and so the readings and writings of what is carried, which is large:
+    the multi-label margin of (4096, 1000) with four labels takes 0.42 of the time on an H100, as
+    long as with one alone, and 0.48 of the cycles on a TPU v5e, 1.22 of those with one. On a CPU
+    each step has its own pass over memory in any case, and those that do nothing would take as
+    long as the others. It may go when XLA puts the turns of a loop together.
+    """
+
+    def by(steps):
+        def turn(i, so_far):
+            for k in range(steps):
+                so_far = step(steps * i + k, so_far)
+            return so_far
+
+        return lambda: lax.fori_loop(0, -(-count // steps), turn, start)
+
+    return lax.platform_dependent(cpu=by(1), default=by(4))
+
+
 def linear(
     f: Callable[[P, T], R],
     transpose: Callable[[P, R], T],

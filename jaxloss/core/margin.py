@@ -323,7 +323,7 @@ def _pairwise_hinge_jvp(primals, tangents):
 
 def _for_labels(step: Callable, ends: jax.Array, start: Any) -> Any:
     """Runs `step` for every place up to the last that holds a label in any example."""
-    return lax.fori_loop(0, _last(ends), step, start)
+    return xla.loop(step, _last(ends), start)
 
 
 @custom_vmap
