@@ -119,6 +119,21 @@ def test_a_named_axis_in_torch_function(reduction):
     check_close(got, jax.value_and_grad(loss, moving)(*args))
 
 
+@pytest.mark.parametrize("way", ["explicit", "named"])
+def test_probabilities_over_classes_of_several_devices(way):
+    grid, (x, w, _), _ = sharded(AxisType.Explicit if way == "explicit" else AxisType.Auto)
+    y = np.random.default_rng(5).dirichlet(np.ones(128), 64).astype(np.float32)
+    specs = P(), P("model"), P(None, "model")
+    wanted = jax.value_and_grad(F.linear_cross_entropy, (0, 1, 2))(x, w, y)
+    f = F.linear_cross_entropy
+    if way == "named":
+        named = functools.partial(f, axis_name="model")
+        f = jax.shard_map(named, mesh=grid, in_specs=specs, out_specs=P())
+    with jax.set_mesh(grid):
+        args = spread_over(grid, (x, w, y), specs)
+        check_close(jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*args), wanted)
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_data_parallel_gradients_are_added_up_once(door):
     grid, arrays, specs = sharded(AxisType.Auto)

@@ -171,7 +171,8 @@ def _weights(rows: Rows, shared: Shared, how: How) -> jax.Array:
     def block(rows):
         wide = checks.wide(rows.inputs[0].dtype)
         if jnp.issubdtype(rows.labels.dtype, jnp.floating):
-            return rows.present(xla.true_like(rows.labels[..., 0]).astype(wide))
+            present = xla.true_like(rows.labels[..., 0]).astype(wide)
+            return rows.present(meshes.agreed(present, how.axes))
         scores: Any = jax.ShapeDtypeStruct((*rows.shape, len(shared.kernels[0])), wide)
         classes = ClassAxes((len(rows.shape),), how.axis_name)
         where = None if rows.where is None else rows.where[..., None]
