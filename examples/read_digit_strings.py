@@ -163,18 +163,21 @@ class Sight(NamedTuple):
     logits: jax.Array  # (N, frames, symbols).
     answer: tuple[jax.Array, jax.Array]  # Labels and paddings.
     alignment: jax.Array  # (N, frames, LONGEST), the probability of each true digit.
-    spans: jaxloss.Spans  # Of the best path that reads the true digits.
+    first: jax.Array  # (N, frames), where the best path that reads the true digits begins each.
+    last: jax.Array  # (N, frames), where it ends each.
 
 
 @nnx.jit
 def look(model: Network, lines: Lines) -> Sight:
     logits = model(lines.images)
     path = jaxloss.ctc_forced_alignment(logits, *lines[1:])
+    spans = jaxloss.ctc_spans(path.symbols, path.log_probs)
     return Sight(
         logits,
         jaxloss.ctc_greedy_decode(logits, lines.logit_paddings),
         jaxloss.ctc_alignment(logits, *lines[1:]),
-        jaxloss.ctc_spans(path.symbols, path.log_probs),
+        spans.first,
+        spans.last,
     )
 
 
@@ -200,7 +203,7 @@ def heat_map(axes, probabilities: jax.Array, rows: Sequence[str], label: str) ->
 
 def frame_spans(axes, sight: Sight, n: int, truth: str) -> None:
     """Frames around where CTC's best path reads each digit of a line."""
-    spans = zip(sight.spans.first[n], sight.spans.last[n], strict=True)
+    spans = zip(sight.first[n], sight.last[n], strict=True)
     for row, (first, last) in zip(range(len(truth)), spans, strict=False):
         corner, width = (STRIDE * float(first), row - 0.5), STRIDE * float(last + 1 - first)
         axes.add_patch(Rectangle(corner, width, 1, fill=False, color="tab:orange"))
@@ -233,9 +236,8 @@ def draw(args: argparse.Namespace, losses, rates, model: Network, lines: Lines) 
     panels = left.subplots(3, 2, sharex="col", height_ratios=[3, 8, 6])
     headings, lines = shown(model, lines, CTC)
     sight = look(model, lines)
-    for n, heading in enumerate(headings):
-        heat = draw_line(panels[:, n], heading, sight, lines, n)
-    left.colorbar(heat, ax=panels, label="probability in the frame", aspect=40)
+    heats = [draw_line(panels[:, n], name, sight, lines, n) for n, name in enumerate(headings)]
+    left.colorbar(heats[0], ax=panels, label="probability in the frame", aspect=40)
 
     axes = right.subplots()
     axes.set_title(f"Test character error rate {rates[-1]:.2%}")

@@ -153,9 +153,8 @@ def draw(args: argparse.Namespace, ctc: Network, transducer: Transducer, curves,
     headings, lines = strings.shown(transducer, lines, TRANSDUCER, " of the transducer")
     answer = nnx.jit(read)(transducer, lines)
     views = Views(strings.look(ctc, lines), answer, alignment(transducer, lines))
-    for n, heading in enumerate(headings):
-        heat = draw_line(panels[:, n], heading, views, lines, n)
-    left.colorbar(heat, ax=panels, label="probability in the frame", aspect=40)
+    heats = [draw_line(panels[:, n], name, views, lines, n) for n, name in enumerate(headings)]
+    left.colorbar(heats[0], ax=panels, label="probability in the frame", aspect=40)
 
     top, bottom = right.subplots(2, 1, sharex=True)
     for (name, (values, rates)), color in zip(
