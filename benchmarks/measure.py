@@ -67,9 +67,9 @@ def contenders(
     if torch is not None:
         try:
             found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
-            if workload.floats:
+            if workload.floats and not workload.fixed:
                 found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
-        except AttributeError as error:  # Of a torch that is older than the loss.
+        except (AttributeError, ModuleNotFoundError) as error:  # An older torch, or no torchaudio.
             message = f"{workload.name}: left out torch {torch.__version__}: {error}"
             tqdm.write(message, file=sys.stderr)
     return found

@@ -29,7 +29,7 @@ def machine() -> dict[str, str]:
     kind = device.device_kind
     if device.platform == "cpu":
         kind = f"{_cpu() or platform.machine()}, {os.cpu_count()} cores"
-    versions = {name: _version(name) for name in ("jax", "jaxlib", "optax", "torch")}
+    versions = {name: _version(name) for name in ("jax", "jaxlib", "optax", "torch", "torchaudio")}
     python = platform.python_version()
     return {"device": kind, "python": python, **versions, "jaxloss": jaxloss.__version__}
 

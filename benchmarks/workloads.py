@@ -7,6 +7,7 @@ peer in JAX is optax where it has the loss, and else the formula as one would wr
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.typing import ArrayLike
 
 import jaxloss
@@ -41,6 +43,7 @@ class Workload:
     floats: tuple[int, ...] = (0,)  # The inputs to differentiate.
     ours: Loss | None = None  # Where it is not `function` alone.
     theirs: Callable[..., Any] | None = None  # The same in torch; its first argument is torch.
+    fixed: bool = False  # Theirs is a kernel of torchaudio, which torch.compile leaves as it is.
 
     def jaxloss(self, *args: ArrayLike) -> jax.Array:
         if self.ours is not None:
@@ -99,6 +102,25 @@ def sequences(batch: int, frames: int, symbols: int, labels: int):
         np.full(batch, frames, np.int32),
         np.full(batch, labels, np.int32),
     )
+
+
+def lattices(batch: int, frames: int, rows: int, symbols: int):
+    """Logits of a transducer and its labels, without padding."""
+    return lambda rng: (
+        _normal(rng, batch, frames, rows, symbols),
+        rng.integers(1, symbols, (batch, rows - 1), np.int32),
+    )
+
+
+def recordings(batch: int, frames: int, symbols: int, labels: int):
+    """Log probabilities of each frame, and labels, without padding."""
+
+    def inputs(rng):
+        logits = _normal(rng, batch, frames, symbols)
+        log_probs = logits - np.log(np.exp(logits).sum(2, keepdims=True))
+        return log_probs, rng.integers(1, symbols, (batch, labels), np.int32)
+
+    return inputs
 
 
 def features(examples: int, width: int, count: int) -> Callable[[np.random.Generator], Arrays]:
@@ -222,6 +244,82 @@ def _torch_ctc(torch, logits, *labels_and_lengths):
     return torch.nn.functional.ctc_loss(log_probs, *labels_and_lengths, reduction="sum")
 
 
+def _rnnt(logits, labels):
+    paddings = (jnp.zeros(shape, bool) for shape in (logits.shape[:2], labels.shape))
+    logit_paddings, label_paddings = paddings
+    return jaxloss.rnnt_loss(logits, logit_paddings, labels, label_paddings).sum()
+
+
+def _plain_rnnt(logits, labels):
+    """Graves' α by anti-diagonals n = t + u in logarithms, of sequences without padding."""
+    batch, frames, rows, symbols = logits.shape
+    log_probs = jax.nn.log_softmax(logits)
+    blank = log_probs[..., 0]
+    # Of the last row there is none. A gather takes 51 GB on a TPU.
+    following = jax.nn.one_hot(jnp.pad(labels, ((0, 0), (0, 1)), constant_values=-1), symbols)
+    label = jnp.sum(log_probs * following[:, None], -1)
+    label = jnp.where(jnp.arange(rows)[None, None] < rows - 1, label, -1e30)
+
+    def by_diagonal(x):
+        # Rows of time, one for each u, that become shorter by one begin later by one each.
+        x = jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, rows)), constant_values=-1e30)
+        x = x.reshape(batch, -1)[:, : rows * (frames + rows - 1)]
+        return jnp.moveaxis(x.reshape(batch, rows, -1), 2, 0)[:-1]
+
+    def step(alpha, factors):
+        by_blank, by_label = (alpha + factor for factor in factors)
+        by_label = jnp.pad(by_label[:, :-1], ((0, 0), (1, 0)), constant_values=-1e30)
+        return jnp.logaddexp(by_blank, by_label), None
+
+    start = jnp.full((batch, rows), -1e30, logits.dtype).at[:, 0].set(0)
+    alpha, _ = lax.scan(step, start, (by_diagonal(blank), by_diagonal(label)))
+    return -jnp.sum(alpha[:, -1] + blank[:, -1, -1])
+
+
+def _torch_rnnt(torch, logits, labels):
+    audio = importlib.import_module("torchaudio")
+    batch, frames, rows, _ = logits.shape
+    lengths = (torch.full((batch,), n, dtype=torch.int32) for n in (frames, rows - 1))
+    return audio.functional.rnnt_loss(logits, labels, *lengths, blank=0, reduction="sum")
+
+
+def _score(log_probs, labels):
+    return F.forced_align(log_probs, labels)[1].sum()
+
+
+def _plain_score(log_probs, labels):
+    """Viterbi in sums of logarithms, of sequences without padding."""
+    states = jnp.pad(labels[..., None], ((0, 0), (0, 0), (1, 0))).reshape(len(labels), -1)
+    states = jnp.pad(states, ((0, 0), (0, 1)))
+    may_skip = jnp.pad(states[:, 2:] != states[:, :-2], ((0, 0), (2, 0)))
+    count = states.shape[1]
+    places = jnp.broadcast_to(states[:, None], (*log_probs.shape[:2], count))
+    of_states = jnp.take_along_axis(log_probs, places, 2)
+
+    def step(best, scores):
+        before = jnp.pad(best, ((0, 0), (2, 0)), constant_values=-1e30)
+        skipped = jnp.where(may_skip, before[:, :count], -1e30)
+        ways = jnp.stack([best, before[:, 1 : count + 1], skipped])
+        return jnp.max(ways, 0) + scores, jnp.argmax(ways, 0)
+
+    start = jnp.where(jnp.arange(count)[None] == 0, 0, -1e30) + jnp.zeros_like(of_states[:, 0])
+    best, came = lax.scan(step, start, jnp.moveaxis(of_states, 1, 0))
+    last = jnp.where(best[:, -2:-1] > best[:, -1:], count - 2, count - 1)
+
+    def step_back(state, came):
+        return state - jnp.take_along_axis(came, state, 1), state
+
+    _, path = lax.scan(step_back, last, came, reverse=True)
+    symbols = jnp.take_along_axis(states, jnp.moveaxis(path[..., 0], 0, 1), 1)
+    return jnp.take_along_axis(log_probs, symbols[..., None], 2).sum()
+
+
+def _torch_score(torch, log_probs, labels):
+    align = importlib.import_module("torchaudio").functional.forced_align
+    pairs = zip(log_probs.split(1), labels.split(1), strict=True)  # It takes one at a time.
+    return sum(align(*pair)[1].sum() for pair in pairs)
+
+
 def _linear(inputs, kernel, labels):
     return _cross_entropy(inputs @ kernel.T, labels).mean()
 
@@ -277,6 +375,8 @@ def _torch_adaptive(torch, inputs, labels, head, *tail):
 _IMAGE = 2048, 2048  # 4 million elements
 _BATCH = 4096, 1000
 _EMBEDDING = 16384, 256
+_RNNT_SHAPES = (8, 200, 41, 128), (4, 500, 101, 1024)
+_RECORDINGS = 64, 1000, 32, 100
 _CTC_SHAPES = (32, 150, 32, 30), (16, 1000, 128, 100), (8, 1500, 5000, 60), (64, 32, 37, 20)
 
 
@@ -427,6 +527,30 @@ WORKLOADS = [
         floats=(0, 2, 3, 4, 5, 6),
         ours=_adaptive,
         theirs=_torch_adaptive,
+    ),
+    *(
+        Workload(
+            f"rnnt_loss {'x'.join(map(str, shape))}",
+            "rnnt",
+            lattices(*shape),
+            "rnnt_loss",
+            _plain_rnnt,
+            ours=_rnnt,
+            theirs=_torch_rnnt,
+            fixed=True,
+        )
+        for shape in _RNNT_SHAPES
+    ),
+    Workload(
+        f"forced_align {'x'.join(map(str, _RECORDINGS))}",
+        "alignment",
+        recordings(*_RECORDINGS),
+        "forced_align",
+        _plain_score,
+        floats=(),
+        ours=_score,
+        theirs=_torch_score,
+        fixed=True,
     ),
     # Small enough that only the way to the compiled program and back takes time, and that XLA does
     # not hand it to another thread.

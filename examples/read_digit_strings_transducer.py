@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,7 @@ def read(model: Transducer, lines: Lines) -> tuple[jax.Array, jax.Array]:
 TRANSDUCER = Method(losses, read)
 
 
+@nnx.jit
 def alignment(model: Transducer, lines: Lines) -> jax.Array:
     """The probability that each label is read in each frame, (N, frames, LONGEST)."""
     frames, before = model.parts(lines)
@@ -111,32 +113,32 @@ def alignment(model: Transducer, lines: Lines) -> jax.Array:
     return jnp.take_along_axis(occupancies, lines.labels[:, None, :, None], 3)[..., 0]
 
 
-def spelled(labels: jax.Array, paddings: jax.Array) -> str:
-    """What is read of the only line."""
-    return strings.spell(np.asarray(labels)[~np.asarray(paddings)])
+class Views(NamedTuple):
+    """What both make of lines."""
+
+    ctc: strings.Sight
+    answer: tuple[jax.Array, jax.Array]  # The transducer's labels and paddings.
+    alignment: jax.Array  # Its own.
 
 
-def draw_line(panels, name: str, ctc: Network, transducer: Transducer, line: Lines) -> AxesImage:
+def draw_line(panels, heading: str, views: Views, lines: Lines, n: int) -> AxesImage:
     """A line, and where both find its digits."""
-    (truth,) = strings.truths(line)
-    answers = [spelled(*CTC.read(ctc, line)), spelled(*read(transducer, line))]
+    truth = strings.truths(lines)[n]
+    answers = [strings.spell(*answer)[n] for answer in (views.ctc.answer, views.answer)]
     color = "black" if answers == [truth, truth] else "tab:red"
-    heading = f"{name}: {truth}\nread as {answers[0]} by CTC, {answers[1]} by the transducer"
+    heading = f"{heading}: {truth}\nread as {answers[0]} by CTC, {answers[1]} by the transducer"
     panels[0].set_title(heading, color=color)
     extent = (0, strings.WIDTH, strings.HEIGHT, 0)
-    panels[0].imshow(line.images[0, ..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent)
+    panels[0].imshow(lines.images[n, ..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent)
     panels[0].set_ylabel("image row")
 
-    logits = ctc(line.images)[0]
-    (own,) = (Lines(*parts) for parts in zip(*line, strict=True))
-    of_ctc = jaxloss.ctc_alignment(logits, *own[1:])[:, : len(truth)]
+    of_ctc, of_transducer = (x.alignment[n, :, : len(truth)] for x in (views.ctc, views))
     strings.heat_map(panels[1], of_ctc, truth, "CTC: true digit")
-    strings.frame_spans(panels[1], logits, own, truth)
-    of_transducer = alignment(transducer, line)[0, :, : len(truth)]
+    strings.frame_spans(panels[1], views.ctc, n, truth)
     heat = strings.heat_map(panels[2], of_transducer, truth, "transducer: true digit")
     for axes in panels:
         axes.set_aspect("auto")
-        axes.set_xlim(0, strings.STRIDE * np.sum(~line.logit_paddings))
+        axes.set_xlim(0, strings.STRIDE * np.sum(~lines.logit_paddings[n]))
     panels[2].set_xlabel(
         f"image column; a frame is {strings.STRIDE} columns; framed: CTC's best path"
     )
@@ -148,13 +150,11 @@ def draw(args: argparse.Namespace, ctc: Network, transducer: Transducer, curves,
     figure = plt.figure(figsize=(15, 7), layout="constrained")
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[2, 1]))
     panels = left.subplots(3, 2, sharex="col", height_ratios=[3, LONGEST, LONGEST])
-    test_losses = np.asarray(losses(transducer, lines))
-    order = np.argsort(test_losses)
-    for column, name, n in [(0, "Median", order[len(order) // 2]), (1, "Largest", order[-1])]:
-        line = Lines(*(part[n : n + 1] for part in lines))
-        name = f"{name} test loss of the transducer, {test_losses[n]:.3g}"
-        heat = draw_line(panels[:, column], name, ctc, transducer, line)
-    left.colorbar(heat, ax=panels, label="probability in the frame", aspect=40)
+    headings, lines = strings.shown(transducer, lines, TRANSDUCER, " of the transducer")
+    answer = nnx.jit(read)(transducer, lines)
+    views = Views(strings.look(ctc, lines), answer, alignment(transducer, lines))
+    heats = [draw_line(panels[:, n], name, views, lines, n) for n, name in enumerate(headings)]
+    left.colorbar(heats[0], ax=panels, label="probability in the frame", aspect=40)
 
     top, bottom = right.subplots(2, 1, sharex=True)
     for (name, (values, rates)), color in zip(

@@ -14,6 +14,8 @@ import optax
 import pytest
 from flax import nnx
 
+import jaxloss
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
@@ -85,11 +87,12 @@ def test_read_digit_strings(tmp_path):
 def test_decoding_of_read_digit_strings():
     strings = load("read_digit_strings")
     path = np.array([0, 4, 4, 0, 4, 2, 2, 1, 0, 10, 10, 3, 3])
-    logits = np.eye(len(strings.SYMBOLS), dtype=np.float32)[path]
-    assert strings.decode(logits, np.zeros(len(path), bool)) == "331092"
-    assert strings.decode(logits, np.arange(len(path)) >= 4) == "3"
-    assert strings.decode(logits[1:], np.zeros(len(path) - 1, bool)) == "331092"
-    assert strings.decode(logits[:1], np.zeros(1, bool)) == ""
+    logits = np.tile(np.eye(len(strings.SYMBOLS), dtype=np.float32)[path], (3, 1, 1))
+    paddings = np.arange(len(path)) >= np.array([[len(path)], [4], [1]])
+    answers = strings.spell(*jaxloss.ctc_greedy_decode(logits, paddings))
+    assert answers == ["331092", "3", ""]
+    (answer,) = strings.spell(*jaxloss.ctc_greedy_decode(logits[:1, 1:], paddings[:1, 1:]))
+    assert answer == "331092"
 
 
 def test_read_digit_strings_transducer(tmp_path):

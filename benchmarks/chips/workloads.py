@@ -192,52 +192,8 @@ def _beside_the_loss(examples: int, features: int, classes: int) -> list[Case]:
     return cases
 
 
-# The transducer's loss. --------------------------------------------------------------------------
-
-_RNNT_SHAPES = (8, 200, 41, 128), (4, 500, 101, 1024)
-
-
-def _rnnt(logits, labels):
-    paddings = (jnp.zeros(shape, bool) for shape in (logits.shape[:2], labels.shape))
-    logit_paddings, label_paddings = paddings
-    return jaxloss.rnnt_loss(logits, logit_paddings, labels, label_paddings).sum()
-
-
-def _plain_rnnt(logits, labels):
-    """Graves' α by anti-diagonals n = t + u in logarithms, of sequences without padding."""
-    batch, frames, rows, symbols = logits.shape
-    log_probs = jax.nn.log_softmax(logits)
-    blank = log_probs[..., 0]
-    # Of the last row there is none. A gather takes 51 GB on a TPU.
-    following = jax.nn.one_hot(jnp.pad(labels, ((0, 0), (0, 1)), constant_values=-1), symbols)
-    label = jnp.sum(log_probs * following[:, None], -1)
-    label = jnp.where(jnp.arange(rows)[None, None] < rows - 1, label, -1e30)
-
-    def by_diagonal(x):
-        # Rows of time, one for each u, that become shorter by one begin later by one each.
-        x = jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, rows)), constant_values=-1e30)
-        x = x.reshape(batch, -1)[:, : rows * (frames + rows - 1)]
-        return jnp.moveaxis(x.reshape(batch, rows, -1), 2, 0)[:-1]
-
-    def step(alpha, factors):
-        by_blank, by_label = (alpha + factor for factor in factors)
-        by_label = jnp.pad(by_label[:, :-1], ((0, 0), (1, 0)), constant_values=-1e30)
-        return jnp.logaddexp(by_blank, by_label), None
-
-    start = jnp.full((batch, rows), -1e30, logits.dtype).at[:, 0].set(0)
-    alpha, _ = lax.scan(step, start, (by_diagonal(blank), by_diagonal(label)))
-    return -jnp.sum(alpha[:, -1] + blank[:, -1, -1])
-
-
-def _rnnt_case(*shape: int) -> Case:
-    shapes = _f32(*shape), _s32(shape[0], shape[2] - 1)
-    contenders = {"jaxloss": Contender(_rnnt), "plain": Contender(_plain_rnnt)}
-    return Case(f"rnnt_loss {'x'.join(map(str, shape))}", "rnnt", lambda: shapes, contenders, (0,))
-
-
 CASES = [
-    *(_own(w) for w in WORKLOADS if w.group != "calls"),
-    *(_rnnt_case(*shape) for shape in _RNNT_SHAPES),
+    *(_own(w) for w in WORKLOADS if w.floats),
     *(_own(w, half=True) for w in WORKLOADS if w.group in _HALVES),
     *(
         _resized("cross_entropy", form(*size), _s32(size[0]))

@@ -123,11 +123,13 @@ def _best_symbols(sequences: Sequences, blank: int) -> tuple[jax.Array, jax.Arra
     # What all symbols of a frame have in common would only cost digits.
     scores = lax.stop_gradient(jnp.where(frames[..., None], scores, 0))
     scores = jnp.moveaxis(scores - jnp.max(scores, 2, keepdims=True), 1, 0)
-    places = jnp.broadcast_to(states, (*scores.shape[:2], states.shape[1]))
-    scores = jnp.take_along_axis(scores, places, 2, mode="promise_in_bounds")
 
     def walk(best, inputs):
         scores, frame = inputs
+        # Taken for all frames at once, they would be more than the scores where labels outnumber
+        # the symbols: for (64, 1000, 32) and 100 labels 73 MB instead of 30 on a CPU, in twice the
+        # time, and 65 instead of 13 on an H100, in the same.
+        scores = jnp.take_along_axis(scores, states, 1, mode="promise_in_bounds")
         # From the lowest state on, so that it wins a tie.
         total, rest = _from(best, 2)
         chosen = jnp.where(skips, total, -jnp.inf), rest
