@@ -80,14 +80,24 @@ def laid_as(x: jax.Array, like: jax.Array, leading: int | None = None) -> jax.Ar
     return x if spec == own else reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
-def by_rows(arrays: T) -> T:
-    """Arrays of the same examples, spread over devices by these alone, if JAX knows of devices."""
+def axes_of_rows(arrays: Any) -> tuple[jax.Array | None, tuple[str, ...]]:
+    """An array that JAX knows the devices of, or None, and the axes over which rows are spread.
+
+    The rows of all arrays belong together: the first array whose rows are spread decides.
+    """
     typed = [x for x in jax.tree.leaves(arrays) if explicit_axes(x)[1]]
     if not typed:
+        return None, ()
+    return typed[0], next(filter(None, (axes_of(x, 0) for x in typed)), ())
+
+
+def by_rows(arrays: T) -> T:
+    """Arrays of the same examples, spread over devices by these alone, if JAX knows of devices."""
+    like, axes = axes_of_rows(arrays)
+    if like is None:
         return arrays
-    axes = next(filter(None, (axes_of(x, 0) for x in typed)), ())
     specs = jax.tree.map(lambda _: PartitionSpec(axes or None), arrays)
-    return laid(arrays, explicit_axes(typed[0])[0], specs)
+    return laid(arrays, explicit_axes(like)[0], specs)
 
 
 def whole(arrays: T) -> T:

@@ -36,7 +36,15 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-@jax.custom_jvp
+def _differentiated_as_x(f: Callable[[jax.Array], jax.Array]) -> jax.custom_jvp[jax.Array]:
+    """f, which is x in another expression, with the tangent of x."""
+    same = jax.custom_jvp(f)
+    # The rule of `maximum` asks whether x and the greater are equal, in two readings of x.
+    same.defjvp(lambda primals, tangents: (same(*primals), *tangents))
+    return same
+
+
+@_differentiated_as_x
 def opaque(x: jax.Array) -> jax.Array:
     """x behind an operation that XLA does not look through; -inf becomes the least number.
 
@@ -48,12 +56,6 @@ def opaque(x: jax.Array) -> jax.Array:
     written.
     """
     return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
-
-
-@opaque.defjvp
-def _opaque_jvp(primals, tangents):
-    # That of `maximum` asks whether x and the greater are equal, in two readings of x.
-    return opaque(*primals), tangents[0]
 
 
 def maximum(find: Callable[[jax.Array], jax.Array], x: jax.Array, given: jnp.dtype) -> jax.Array:
@@ -70,7 +72,7 @@ def maximum(find: Callable[[jax.Array], jax.Array], x: jax.Array, given: jnp.dty
     return jnp.where(found <= least, -jnp.inf, found)
 
 
-@jax.custom_jvp
+@_differentiated_as_x
 def recomputed(x: jax.Array) -> jax.Array:
     """x in another expression, for a derivative whose parts the value computes as well.
 
@@ -84,12 +86,6 @@ def recomputed(x: jax.Array) -> jax.Array:
     # The bound is a number that no one has: where `lax.scan` loses the rule, the derivative at a
     # tie would be wrong.
     return jnp.maximum(x, jnp.minimum(x, float(jnp.finfo(x.dtype).min) / 2))
-
-
-@recomputed.defjvp
-def _recomputed_jvp(primals, tangents):
-    # As in `opaque`.
-    return recomputed(*primals), tangents[0]
 
 
 def recomputed_difference(x: jax.Array, y: jax.Array) -> jax.Array:

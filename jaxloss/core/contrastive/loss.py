@@ -300,14 +300,13 @@ def _by_device(
     part: Callable[..., jax.Array], arrays: tuple, numbers: tuple, axis_name: AxisName
 ) -> jax.Array:
     """part(*arrays, *numbers, axis_name); by explicit axes of what each device holds."""
-    typed = [x for x in arrays if x is not None and meshes.explicit_axes(x)[1]]
-    if not typed:
+    like, axes = meshes.axes_of_rows(arrays)
+    if like is None:
         return part(*arrays, *numbers, axis_name)
-    axes = next(filter(None, (meshes.axes_of(x, 0) for x in typed)), ())
 
     def of_device(arrays, numbers):
         return part(*arrays, *numbers, (*meshes.named(axis_name), *axes) or None)
 
     spec = PartitionSpec(axes or None)
     specs = jax.tree.map(lambda x: spec, arrays), jax.tree.map(lambda _: PartitionSpec(), numbers)
-    return meshes.by_device(of_device, (arrays, numbers), typed[0], specs, spec)
+    return meshes.by_device(of_device, (arrays, numbers), like, specs, spec)
