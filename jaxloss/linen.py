@@ -88,8 +88,16 @@ class _Fields:
             super().__setattr__(name, value)
 
 
+def _example_in_linen(text: str) -> str:
+    """The documentation that the doors share, with Linen in an example that shows NNX alone."""
+    about, sign, example = text.partition("Example:")
+    return text if "linen" in example else about + sign + example.replace("nnx", "linen")
+
+
 class _Loss(_Fields, nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.__module__ == __name__ and cls.__doc__:  # Not that of a user's own class.
+            cls.__doc__ = _example_in_linen(cls.__doc__)
         for method in {"__call__", "log_prob", "predict"} & {*dir(cls)}:
             setattr(cls, method, getattr(cls, method))  # Linen wraps what the class itself defines.
         super().__init_subclass__(**kwargs)

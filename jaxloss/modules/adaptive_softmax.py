@@ -66,19 +66,27 @@ class AdaptiveLogSoftmaxWithLoss(LinearLoss):
     Example:
       >>> import jax.numpy as jnp
       >>> import numpy as np
-      >>> from jaxloss import linen
-      >>> loss = linen.AdaptiveLogSoftmaxWithLoss(2, 4, [2], div_value=2.0)
+      >>> from flax.nnx import Rngs
+      >>> from jaxloss import linen, nnx
       >>> state_dict = {  # torch's, as numpy arrays.
       ...     "head.weight": np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], np.float32),
       ...     "tail.0.0.weight": np.array([[1.0, 1.0]], np.float32),
       ...     "tail.0.1.weight": np.array([[1.0], [0.0]], np.float32),
       ... }
+      >>> features, labels = jnp.array([[1.0, 2.0], [0.0, -1.0]]), jnp.array([1, 3])
+      >>> loss = nnx.AdaptiveLogSoftmaxWithLoss(2, 4, [2], div_value=2.0, rngs=Rngs(0))
+      >>> loss.head.weight[...] = state_dict["head.weight"]
+      >>> loss.tail[0][0].weight[...] = state_dict["tail.0.0.weight"]
+      >>> loss.tail[0][1].weight[...] = state_dict["tail.0.1.weight"]
+      >>> output, mean = loss(features, labels)
+      >>> print(output.round(4), mean.round(4), loss.predict(features))
+      [-0.6803 -1.4935] 1.0869 [1 0]
+      >>> loss = linen.AdaptiveLogSoftmaxWithLoss(2, 4, [2], div_value=2.0)
       >>> parameters = {}
       >>> for name, value in state_dict.items():
       ...     layer, own = name.rsplit(".", 1)
       ...     parameters.setdefault(layer.replace(".", "_"), {})[own] = value
-      >>> features = jnp.array([[1.0, 2.0], [0.0, -1.0]])
-      >>> output, mean = loss.apply({"params": parameters}, features, jnp.array([1, 3]))
+      >>> output, mean = loss.apply({"params": parameters}, features, labels)
       >>> print(output.round(4), mean.round(4))
       [-0.6803 -1.4935] 1.0869
       >>> print(loss.apply({"params": parameters}, features, method="predict"))

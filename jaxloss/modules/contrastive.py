@@ -43,12 +43,18 @@ class InfoNCELoss(Loss):
       TypeError: `param_dtype` is not floating-point.
 
     Example:
+      >>> import jax
       >>> import jax.numpy as jnp
-      >>> from jaxloss import nnx
-      >>> loss = nnx.InfoNCELoss(temperature=0.5)
+      >>> from jaxloss import linen, nnx
       >>> images = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
       >>> texts = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
+      >>> loss = nnx.InfoNCELoss(temperature=0.5)
       >>> print(f"{loss(images, texts):.4f}, {loss.logit_scale[...]:.4f}")
+      0.8675, 0.6931
+      >>> loss = linen.InfoNCELoss(temperature=0.5)
+      >>> variables = loss.init(jax.random.key(0), images, texts)
+      >>> scale = variables["params"]["logit_scale"]
+      >>> print(f"{loss.apply(variables, images, texts):.4f}, {scale:.4f}")
       0.8675, 0.6931
 
     Source: Radford et al., Learning transferable visual models from natural language supervision,
@@ -119,12 +125,17 @@ class SigmoidContrastiveLoss(Loss):
       TypeError: `param_dtype` is not floating-point.
 
     Example:
+      >>> import jax
       >>> import jax.numpy as jnp
-      >>> from jaxloss import nnx
-      >>> loss = nnx.SigmoidContrastiveLoss()
+      >>> from jaxloss import linen, nnx
       >>> images = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
       >>> texts = jnp.array([[0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
+      >>> loss = nnx.SigmoidContrastiveLoss()
       >>> print(f"{loss(images, texts):.4f}, {loss.logit_bias[...]}")
+      2.1232, -10.0
+      >>> loss = linen.SigmoidContrastiveLoss()
+      >>> variables = loss.init(jax.random.key(0), images, texts)
+      >>> print(f"{loss.apply(variables, images, texts):.4f}, {variables['params']['logit_bias']}")
       2.1232, -10.0
 
     Source: Zhai et al., Sigmoid loss for language image pre-training, arXiv:2303.15343.

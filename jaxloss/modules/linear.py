@@ -54,14 +54,18 @@ class LinearCrossEntropyLoss(LinearLoss):
       TypeError: a dtype is not floating-point, or an initializer is not callable.
 
     Example:
-      >>> import jax
       >>> import jax.numpy as jnp
-      >>> from jaxloss import linen
-      >>> loss = linen.LinearCrossEntropyLoss(2, 4)
+      >>> from flax.nnx import Rngs
+      >>> from jaxloss import linen, nnx
       >>> weight = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [-1.0, 0.0]])
-      >>> features = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+      >>> features, labels = jnp.array([[1.0, 2.0], [0.0, -1.0]]), jnp.array([1, 3])
+      >>> loss = nnx.LinearCrossEntropyLoss(2, 4, rngs=Rngs(0))
+      >>> loss.linear.weight[...] = weight
+      >>> print(f"{loss(features, labels):.4f}")
+      0.8976
+      >>> loss = linen.LinearCrossEntropyLoss(2, 4)
       >>> parameters = {"params": {"linear": {"weight": weight}}}
-      >>> print(f"{loss.apply(parameters, features, jnp.array([1, 3])):.4f}")
+      >>> print(f"{loss.apply(parameters, features, labels):.4f}")
       0.8976
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.LinearCrossEntropyLoss.html
