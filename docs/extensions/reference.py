@@ -176,7 +176,8 @@ def sign(app, what, name, value, options, signature, returned):
     if what != "class" or not hasattr(modules, name.rpartition(".")[2]):
         return None
     plain = inspect.signature(getattr(modules, name.rpartition(".")[2]))
-    return stringify_signature(plain, show_annotation=False), None
+    text = stringify_signature(plain, show_annotation=False)
+    return re.sub(r"<class '([\w.]+)'>", r"\1", text), None  # A dtype, as one writes it.
 
 
 def setup(app) -> dict[str, bool]:
