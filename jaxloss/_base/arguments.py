@@ -27,8 +27,8 @@ class Kind:
 ARRAY, OPTIONAL = Kind(host.array), Kind(host.array)
 TREE = Kind(lambda value: value)
 FLAG, NUMBER, VALUE = (Kind(host.python, is_static=True) for _ in range(3))
-# The types that arguments may have. By these it is known what is an array, so that another one has
-# to be entered here first.
+# The types that arguments may have. They tell what is an array, so that a new one has to be entered
+# here first.
 KINDS: dict[Any, Kind] = {
     ArrayLike: ARRAY,
     ArrayLike | None: OPTIONAL,
@@ -64,7 +64,7 @@ class Argument:
 
     @property
     def convert(self) -> Callable[[Any], Any]:
-        """The value as the program is compiled for it."""
+        """What turns a value into what the program is compiled for."""
         return host.integers if self.is_label else self.kind.convert
 
     def is_absent(self, number: int | float | None) -> bool:
@@ -72,7 +72,7 @@ class Argument:
         return self.is_absent_at_default and number == self.default
 
     def admits(self, value: Any, number: int | float | None) -> bool:
-        """Whether a value may pass that is this number, or that is not known (None)."""
+        """Whether a value may pass, given the number that it is known to be, or None."""
         if number is not None:
             return self.domain is None or bool(self.domain.holds(number))
         has_dtype = hasattr(value, "dtype") or isinstance(value, complex)
@@ -85,7 +85,7 @@ class Argument:
         self.domain.check_concrete(self.name, number)
 
     def check(self, value: Any) -> None:
-        """Refuses a bad value of an argument that the program is compiled for; it may be traced."""
+        """Refuses a bad value while the program is traced; the value may be a tracer."""
         if self.kind is FLAG:
             checks.one_of(self.name, value, (False, True))
         elif value is None and self.kind is ARRAY and self.default is inspect.Parameter.empty:

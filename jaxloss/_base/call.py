@@ -19,7 +19,8 @@ from jaxloss._base.arguments import Argument, declared
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What does the work of an argument that torch's function has, and the argument that this needs.
+# Advice for arguments that torch's functions have and others may lack, behind the argument that a
+# function needs for the advice to help.
 _INSTEAD = {
     "reduction": (None, "it returns one loss per example, which `jaxloss.reduce` reduces"),
     "ignore_index": ("where", "`where=` says what takes part"),
@@ -158,7 +159,7 @@ class Program:
                 elif not argument.admits(passed[name], number):
                     with checks.speaking_for(self.caller):
                         argument.refuse(passed[name], number)
-        # What stands behind an absent one goes by its name.
+        # What follows an absent argument is passed by its name.
         ahead = itertools.takewhile(passed.__contains__, self.places[: len(args)])
         return [passed.pop(name) for name in ahead], passed
 

@@ -31,7 +31,7 @@ class Caller:
 
 @dataclasses.dataclass(slots=True)
 class speaking_for:  # `contextlib` would make a generator of it, at 5 times the time.
-    """Words every error raised inside as `caller`'s."""
+    """Makes every error raised inside speak for `caller`."""
 
     caller: Caller
     conditions: list[tuple[jax.Array, str]] = dataclasses.field(default_factory=list)
@@ -45,7 +45,7 @@ class speaking_for:  # `contextlib` would make a generator of it, at 5 times the
         _speaking.reset(self.token)
 
     def checked(self, values: T) -> T:
-        """The values, with which goes what has been required of them."""
+        """The values, tied to the conditions that were required inside."""
         return xla.checked(values, self.conditions)
 
 
@@ -60,10 +60,10 @@ def is_nested() -> bool:
 
 @contextlib.contextmanager
 def apart() -> Iterator[speaking_for]:
-    """For what is mapped or runs in a branch, where a condition is known only inside.
+    """For code that is mapped or runs in a branch, whose conditions are known only inside.
 
-    `checked` hands it on with results. Without that nothing more is required: right where the
-    values have been checked outside.
+    Its `checked` carries them out along with results. Without that they are dropped, which is right
+    where the values have been checked outside.
     """
     outer = _speaking.get()
     assert outer is not None
@@ -119,7 +119,7 @@ def fail_for_complex(argument: str, value: object) -> NoReturn:
 
 
 def refuse_what_is_no_array(name: str, value: Any, expectation: str, *, is_tree: bool) -> None:
-    """Refuses what JAX takes neither as an array nor, where it may be one, as a tree of them."""
+    """Refuses what JAX takes neither as an array nor, if `is_tree`, as a tree of arrays."""
     for leaf in jax.tree.leaves(value):
         if not _abstract(lambda x: x, leaf):
             fail_for_type(name, expectation, leaf)
@@ -163,7 +163,7 @@ def require(
 ) -> None:
     """A condition on values: an error under `checkify.checkify`, nothing at all without it.
 
-    It becomes one of the public function that runs; in a map or a branch of that one see `apart`.
+    It belongs to the public function that is running; inside a map or a branch see `apart`.
     """
     if where is not None:
         holds = holds | ~where
@@ -176,8 +176,8 @@ def arrays(*, complex_too: bool = False, **values: ArrayLike) -> list[jax.Array]
 
     The first must be floating-point; booleans and integers among the others follow it, such as 0/1
     or ±1 targets. Half precision is for storage: it is widened to float32 here, and autodiff of
-    that conversion returns the gradient in the dtype that came in. Those of the first one's
-    shape are spread over devices as it is.
+    that conversion returns the gradient in the dtype that came in. Arrays of the first one's shape
+    are spread over devices as the first is.
     """
     first, *others = _of_one_dtype(complex_too, values)
     return [first, *(meshes.laid_as(x, first) if x.shape == first.shape else x for x in others)]
@@ -227,14 +227,14 @@ def _following(
 
 
 def buffer(name: str, value: Any) -> jax.Array:
-    """Anything that a call takes as an array, as an array to keep."""
+    """What a module keeps, as an array; it refuses what a call would refuse."""
     if not all(_abstract(lambda x: x, leaf) for leaf in jax.tree.leaves(value)):
         fail_for_type(name, "be an array", value)
     return array(name, value)
 
 
 def at_least(least: int, name: str, value: Any) -> None:
-    """A Python integer that is not too small."""
+    """Refuses all but integers of `least` or more."""
     try:
         holds = operator.index(value) >= least
     except TypeError:

@@ -36,7 +36,7 @@ def _batched(operands, dims, *, messages):
 
 
 def _checkified(*operands, messages):
-    # What checkify knows stands in front, and with newer versions of JAX is one more.
+    # What checkify adds stands in front: newer versions of JAX add one more.
     own = len(operands) - len(messages)
     *context, error, enabled, value = operands[:own]
     holds = operands[own:]

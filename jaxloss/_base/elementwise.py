@@ -24,8 +24,8 @@ from jaxloss._base import norms, xla
 def along(like: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
     """Σ slope · tangent, shaped as `like`, for rules with `symbolic_zeros`.
 
-    An argument that is not differentiated adds nothing. Zeros as numbers would turn an infinite
-    slope into NaN, in forward mode only.
+    An argument that is not differentiated adds nothing. Numbers 0 in its place would turn an
+    infinite slope into NaN, in forward mode only.
     """
     parts = [slope * dot for slope, dot in terms if not isinstance(dot, SymbolicZero)]
     return functools.reduce(operator.add, parts) if parts else jnp.zeros_like(like)

@@ -53,7 +53,7 @@ def python(value: Any) -> Any:
 
 
 def array(value: Any) -> Any:
-    """What stands for an array of numbers; integers that JAX would wrap become floats."""
+    """A value that is to be an array of numbers; integers that JAX would wrap become floats."""
     value = listed(value)
     if _is_wide(value):
         return float(value) if isinstance(value, int) else value.astype(float)
@@ -61,7 +61,7 @@ def array(value: Any) -> Any:
 
 
 def listed(value: Any) -> Any:
-    """A nested list as the array that it makes, if it makes one; numbers as Python's."""
+    """Nested lists as arrays, where they make one; numbers as Python's."""
     if isinstance(value, _OF_HOST):
         return value
     if isinstance(value, jax.Array):
@@ -88,7 +88,7 @@ def listed(value: Any) -> Any:
 
 
 def integers(value: Any) -> Any:
-    """What stands for labels or lengths; without any numbers numpy would make floats."""
+    """Labels or lengths; of an empty list numpy would make floats."""
     made = listed(value)
     if made is not value and isinstance(made, np.ndarray) and not made.size:
         return made.astype(np.int32)

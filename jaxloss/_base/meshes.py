@@ -45,7 +45,7 @@ def axes_of(x: jax.Array, dimension: int) -> tuple[str, ...]:
 
 
 def are_in_force(x: jax.Array) -> bool:
-    """Whether the dimensions of an array may be spread over several devices each for itself."""
+    """Whether each dimension of an array may be spread over devices independently."""
     return spread() > 1 or bool(explicit_axes(x)[1])
 
 
@@ -55,7 +55,7 @@ def are_shared(arrays: Any) -> bool:
 
 
 def laid(arrays: T, mesh: Any, specs: Any) -> T:
-    """The arrays, all that stand in the place of a specification as that says."""
+    """The arrays, laid out as the specifications say, each of which may stand for a tree."""
 
     def part(spec, arrays):
         return jax.tree.map(lambda x: reshard(x, NamedSharding(mesh, spec)), arrays)
@@ -64,10 +64,11 @@ def laid(arrays: T, mesh: Any, specs: Any) -> T:
 
 
 def laid_as(x: jax.Array, like: jax.Array, leading: int | None = None) -> jax.Array:
-    """An array whose leading dimensions, or all, are those of `like`, spread over devices as they.
+    """x, whose leading dimensions, or all, are those of `like`, spread over devices as those are.
 
     JAX adds an array that every device holds to one that is spread, but selects only among arrays
-    that are spread alike. A dimension that is spread already stays; JAX says if that does not fit.
+    that are spread alike. A dimension that is spread already stays so; if that does not fit, JAX
+    says so.
     """
     mesh, explicit = explicit_axes(like)
     if not explicit:
@@ -92,7 +93,7 @@ def axes_of_rows(arrays: Any) -> tuple[jax.Array | None, tuple[str, ...]]:
 
 
 def by_rows(arrays: T) -> T:
-    """Arrays of the same examples, spread over devices by these alone, if JAX knows of devices."""
+    """Arrays of the same examples, spread along these alone, if JAX knows over which devices."""
     like, axes = axes_of_rows(arrays)
     if like is None:
         return arrays
@@ -143,7 +144,7 @@ def summed(x: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def agreed(x: Any, axes: tuple[str, ...]) -> Any:
-    """What is the same on all devices along the axes, as one number that JAX knows to be so."""
+    """A value that is the same on all devices along the axes, and that JAX then knows to be."""
     if x is None or not (axes := tuple(a for a in axes if a in jax.typeof(x).mat.varying)):
         return x
     if jnp.issubdtype(x.dtype, jnp.floating):

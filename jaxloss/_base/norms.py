@@ -321,8 +321,8 @@ def cosine_distance(
 ) -> jax.Array:
     """1 - `cosine` without the cancellation of almost parallel vectors.
 
-    It is half the squared distance of the unit vectors, plus half of what the square of each length
-    lacks to 1 where eps keeps a vector shorter.
+    It is half the squared distance of the unit vectors. Where eps keeps a vector shorter than 1,
+    half of what its squared length lacks to 1 is added.
     """
     (one, two), _ = _lengths(lambda _: [x1, x2], axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)

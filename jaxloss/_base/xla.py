@@ -8,8 +8,8 @@ of arithmetic (`abs`, `maximum`, `exp`, `log1p`, ...) that nothing else uses. A 
 is stored first, and so is whatever has a second user: an error that the gradient needs as well, and
 even a constant or a number per row that both broadcast to the full shape. So values are chains of
 arithmetic, with one selection at the end if need be; derivatives are closed forms of the inputs,
-which write in another way what the value computes as well; and what costs more to compute twice,
-such as exponentials, is stored once for both.
+where what the value computes as well is written in another way; and what costs more to compute
+twice, such as exponentials, is stored once for both.
 
 Figures are those of a value and its gradient in float32. On a CPU, with JAX 0.10.2, they are the
 time and XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e
@@ -139,7 +139,7 @@ def shortcut(
     careful: Callable[[], T],
     elsewhere: Callable[[], T] | None = None,
 ) -> T:
-    """What `attempt` gives, if it says that it is right, or else `careful`; on a CPU only.
+    """The result of `attempt`, if that says it is right, else of `careful`; on a CPU only.
 
     A CPU's programs branch at no cost. Elsewhere a branch ends a fusion, and the inputs are read
     once more: so there it is `elsewhere`, or `careful`. With the norms' three sums in one reading,
@@ -214,7 +214,7 @@ def _at_once_jvp(axes, primals, tangents):
 
 
 def for_few(skipping: Callable[[], jax.Array], whole: Callable[[], jax.Array]) -> jax.Array:
-    """What either gives, by leaving out blocks of work or by doing all of it at once.
+    """The result of `skipping`, which leaves out blocks of work, or of `whole`, which does it all.
 
     A GPU waits at each branch and each turn of a loop, which takes longer than the matrix products:
     on an H100 the adaptive softmax of 2048 examples and 32000 classes takes 1099 kernels with
@@ -357,7 +357,7 @@ def checked(values: T, conditions: Sequence[tuple[jax.Array, str]]) -> T:
 
 
 def apart(x: T) -> T:
-    """x, made before what reads it and not inside that.
+    """x, made before the operation that reads it, and not inside it.
 
     XLA for TPUs fuses the cutting of a block out of an array into the matrix product that reads it,
     and cuts again for every tile: for 8192 examples of 4096 features and 128256 classes in bfloat16

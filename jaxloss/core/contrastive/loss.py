@@ -272,7 +272,7 @@ def _side(embeddings: jax.Array, labels: jax.Array, where: jax.Array | None) -> 
 
 
 def _paired(x1, x2, where, scale, bias, axis_name) -> Pairs:
-    """Rows and columns of which those of one place belong together."""
+    """Rows and columns, of which those at the same place belong together."""
     rows, columns = (_side(x, _places(x, axis_name), where) for x in (x1, x2))
     return Pairs(rows, columns, scale, bias)
 
@@ -299,7 +299,7 @@ def _present(where: jax.Array | None, losses: jax.Array) -> jax.Array:
 def _by_device(
     part: Callable[..., jax.Array], arrays: tuple, numbers: tuple, axis_name: AxisName
 ) -> jax.Array:
-    """part(*arrays, *numbers, axis_name); by explicit axes of what each device holds."""
+    """part(*arrays, *numbers, axis_name); with explicit axes, of what each device holds."""
     like, axes = meshes.axes_of_rows(arrays)
     if like is None:
         return part(*arrays, *numbers, axis_name)

@@ -34,9 +34,10 @@ def ntxent(
     loss = mean over pairs i ≠ j of one label of -log exp(s_ij) / (exp(s_ij) + Σ_k exp(s_ik)), with
     k over the examples of other labels and s = cos / temperature.
 
-    0, with gradient 0, if there is no such pair, or if all labels are the same. Of more than 2896
-    examples, the cosines of a block of rows exist at a time, in either direction. On a mesh with
-    explicit axis types each device has its own rows of them, and the embeddings of all examples.
+    0, with gradient 0, if there is no such pair, or if all labels are the same. With more than 2896
+    examples, the cosines exist for one block of rows at a time, forwards and backwards. On a mesh
+    with explicit axis types each device has its own rows of them, and the embeddings of all
+    examples.
 
     Args:
       embeddings: floating-point array (N, D), of any length.
@@ -136,7 +137,7 @@ class Examples(NamedTuple):
 
     labels: jax.Array
     present: jax.Array  # True for those that take part.
-    places: jax.Array  # Which tell an example from those of its label.
+    places: jax.Array  # They tell apart examples of the same label.
 
 
 class Found(NamedTuple):
@@ -226,7 +227,7 @@ def _product(x: jax.Array, vectors: jax.Array) -> jax.Array:
 
 
 def _in_blocks(f: Callable[[Any], Any], rows: Any) -> Any:
-    """f of all rows, a block of them after the other, each with its scores to all columns.
+    """f of all rows, one block after the other, each with its scores to all columns.
 
     Scores of all pairs at once, and what is made of them, would be three arrays on a CPU and one
     on a chip. Making them once more for the gradient is the price: for 8192 examples of 128 numbers
@@ -258,9 +259,9 @@ def _in_blocks(f: Callable[[Any], Any], rows: Any) -> Any:
 
 
 def _pairs(rows: Examples, columns: Examples, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """1 for pairs of different examples that have one label, and for those that have two; else 0.
+    """Two masks: pairs of different examples with the same label, and pairs with different labels.
 
-    Factors, as XLA stores selections before it sums them; no score is infinite.
+    They are factors, 1 or 0, since XLA stores selections before it sums them; no score is infinite.
     """
     there = rows.present[:, None] & columns.present[None]
     same = rows.labels[:, None] == columns.labels[None]

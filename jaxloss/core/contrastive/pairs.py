@@ -33,7 +33,7 @@ class Side(NamedTuple):
 
     embeddings: jax.Array  # (N, D), float32 at least.
     labels: jax.Array  # (N,)
-    places: jax.Array | None = None  # (N,), which tell an example from those of its label.
+    places: jax.Array | None = None  # (N,), which tell apart examples of the same label.
     where: jax.Array | None = None  # (N,), which of them take part.
 
 
@@ -64,7 +64,7 @@ class How(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """How what is differentiated moves; None for what is not."""
+    """The tangents of what is differentiated; None for what is not."""
 
     rows: jax.Array | None  # Of scale · row_i, (N, D).
     columns: jax.Array | None

@@ -23,7 +23,7 @@ class Parts(NamedTuple):
 
 
 def merged(one: Parts, other: Parts) -> Parts:
-    """Those of the pairs of both."""
+    """The parts of both sets of pairs together."""
     low = lowest(one.peak.dtype)
     peaks = [jnp.where(parts.total == 0, low, parts.peak) for parts in (one, other)]
     peak = jnp.maximum(*peaks)
@@ -37,9 +37,10 @@ def lowest(dtype: jnp.dtype) -> float:
 
 
 def exp_below(x: jax.Array) -> jax.Array:
-    """exp(x) where x is below 0, as it is for what was summed; 1 above, where it might be infinite.
+    """exp(x) for x below 0, as a term less the logarithm of its sum is; 1 above, never infinity.
 
-    In another product similarities are rounded otherwise, by much if the temperature is low.
+    x may come out above 0 where another product has rounded the similarities differently, by much
+    if the temperature is low.
     """
     return jnp.exp(x - lax.stop_gradient(jnp.maximum(x, 0)))
 

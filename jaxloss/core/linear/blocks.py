@@ -158,8 +158,9 @@ def _differentiated(
 ) -> tuple[tuple[Rows, Shared], tuple[Rows, Shared]]:
     """The problem, and the tangents of those of its leaves that have one.
 
-    Inside `jax.shard_map` the problem varies over all devices, so that each finds its own part of a
-    gradient, and the tangents over those that they are of, which say what is added up when.
+    Inside `jax.shard_map` the problem is made to vary over all devices, so that each finds its own
+    part of a gradient. The tangents vary as they came, which tells over which devices the parts are
+    added up.
     """
     return meshes.varying(primals, primals), tangents_of(tangents)
 
@@ -234,7 +235,7 @@ def _results_and_slopes(
 def _slopes(
     so_far: Shared, rows_and_factors: Any, shared: Shared, moving: tuple[Rows, Shared], how: How
 ) -> tuple[Shared, tuple[Rows, Any, gradients.Slopes]]:
-    """Gradients but for those of inputs and kernels, results, and the gradients of the logits."""
+    """All gradients but those of inputs and kernels; results; and the gradients of the logits."""
     rows_moving, shared_moving = moving
     layers = zip(rows_moving.inputs, shared_moving.kernels, strict=True)
     # The layers whose product has a gradient that somebody wants.
@@ -316,7 +317,7 @@ def _result(products: tuple[jax.Array, ...], rows: Rows, shared: Shared, how: Ho
 
 
 def _same(rows: Rows, how: How) -> Rows:
-    """The examples, with what all devices know of them in one piece."""
+    """The examples, with labels and mask that JAX knows to be the same on all devices."""
     labels = rows.labels
     if labels is not None and not jnp.issubdtype(labels.dtype, jnp.floating):
         labels = meshes.agreed(labels, how.axes)

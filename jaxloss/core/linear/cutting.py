@@ -35,8 +35,8 @@ def cut(
 ) -> tuple[Rows, How]:
     """The examples as (blocks, examples of a block), along their longest dimension.
 
-    Of `copies` vmapped problems the blocks are as much smaller. Where examples may be spread over
-    devices each block has its share of every device's.
+    With `copies` vmapped problems the blocks are smaller by that factor. Where examples may be
+    spread over devices, each block has its share of every device's.
     """
     rows = flat(rows)
     axis = _longest(rows.shape)
@@ -52,7 +52,7 @@ def cut(
 
 
 def whole(blocks: T, rows: Rows) -> T:
-    """What there is of each example, with the examples as they were before `cut`."""
+    """What was found for each example, in the places that examples had before `cut`."""
     shape = _flat_shape(rows.shape)
     axis = _longest(shape)
 

@@ -13,7 +13,7 @@ def of_examples(
 ) -> Any:
     """What the objective makes of each example, 0 where it takes no part.
 
-    Of `copies` vmapped problems, blocks are as much smaller.
+    With `copies` vmapped problems, blocks are smaller by that factor.
     """
 
     def found(rows, shared, how, axes):

@@ -3,7 +3,7 @@
 On one device a kernel's gradient is one product, or a sum over portions of the examples. Where
 devices share a half kernel, its gradient would be in float32 on each of them until it is added up
 and rounded: as large as two kernels. Unless a device has too many examples, or `chunk_size` asks
-for less memory, it is made of a portion of the classes at a time, which is added up over the
+for less memory, it is made for a portion of the classes at a time, which is added up over the
 devices, scattered to where its features belong, and rounded before the next.
 """
 
@@ -38,7 +38,7 @@ def of_kernels(rows: Rows, slopes: Slopes, factor: Any, like: Kernels, how: How)
 
 
 def along_kernels(rows: Rows, slopes: Slopes, dots: Kernels, how: How) -> jax.Array:
-    """That of which `of_kernels` is the transpose."""
+    """The map whose transpose is `of_kernels`."""
     parts = [
         jnp.sum(to_inputs(slope, dot.astype(x.dtype), how.precision) * widened(rows.present(x)))
         for x, slope, dot in zip(rows.inputs, slopes, how.whole(dots), strict=True)
@@ -62,7 +62,7 @@ def along(found: tuple[Rows, Shared], dots: tuple[Rows, Shared], how: How) -> ja
 
 
 def laid(found: tuple[Rows, Shared], like: tuple[Rows, Shared], how: How) -> tuple[Rows, Shared]:
-    """Gradients whole: added up over the devices, scattered and rounded as what they are of."""
+    """Whole gradients: added up over devices, then scattered and rounded like their arrays."""
     (rows, shared), (rows_like, shared_like) = found, like
     kernels = tuple(
         None if x is None else _finished(x, dot, axes)
@@ -83,7 +83,7 @@ def merged(arrays: Any, how: How) -> Any:
 
 
 def _finished(gradient: jax.Array, like: jax.Array, features: tuple[str, ...] = ()) -> jax.Array:
-    """A gradient whole: added up over devices, of a kernel scattered by its features, rounded."""
+    """A whole gradient: added up over devices, scattered by features if a kernel's, rounded."""
     if features:
         gradient = lax.psum_scatter(gradient, features, scatter_dimension=1, tiled=True)
     return meshes.summed(gradient, like).astype(like.dtype)

@@ -85,7 +85,7 @@ def linear_softmax_cross_entropy(
       inputs: floating-point array (..., D), features.
       kernel: (C, D), one row of weights per class, as in the table of a tied embedding. Flax's
         Dense and Linear have (D, C): pass its `.T`. Where C = D nothing tells the two apart, and
-        without `.T` the loss is a wrong one.
+        without `.T` the loss is wrong.
       labels: class indices, integer (...), or class probabilities, floating-point (..., C).
       bias: (C,).
       where: boolean, (..., 1) or broadcastable to it with its rank: the examples that take part.

@@ -26,7 +26,7 @@ def partition(tree: T, moving: Any) -> tuple[T, T]:
 
 
 def combine(tree: T, rest: T) -> T:
-    """The tree of which `partition` made two."""
+    """Puts together the two trees that `partition` makes."""
     return jax.tree.map(lambda x, y: y if x is None else x, tree, rest, is_leaf=_is_none)
 
 

@@ -27,7 +27,7 @@ class Rows(NamedTuple):
         return self.inputs[0].shape[:-1]
 
     def present(self, x: jax.Array) -> jax.Array:
-        """0 for the examples that take no part; a mask of the logits is not needed then."""
+        """x, with 0 for the examples that take no part, so that logits need no mask."""
         where = self.where
         if where is None:
             return x
@@ -109,7 +109,7 @@ class Layer(NamedTuple):
 
     @property
     def wide(self) -> jax.Array:
-        """What is no operand of a product has the dtype of this."""
+        """A 0 in the dtype of all that is no operand of a product."""
         return jnp.zeros((), checks.wide(self.inputs.dtype))
 
     @property
@@ -138,7 +138,7 @@ class Layer(NamedTuple):
         where: jax.Array | None,
         axis_name: AxisName,
     ) -> jax.Array:
-        """The labels, class indices of the examples, each of which is one of the classes."""
+        """The labels, on the condition that each is one of the classes."""
         classes = len(self.kernel)
         if axis_name is not None:
             classes = classes * lax.axis_size(axis_name)

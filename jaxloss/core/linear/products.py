@@ -23,7 +23,7 @@ def product(inputs: jax.Array, kernel: jax.Array, precision: PrecisionLike) -> j
 def product_as(
     inputs: jax.Array, kernel: jax.Array, dtype: jnp.dtype, precision: PrecisionLike
 ) -> jax.Array:
-    """`product` of float32 operands as operands of a half dtype, the derivatives left in float32.
+    """`product` of float32 operands, rounded to a half dtype; the derivatives stay in float32.
 
     So they can be summed over blocks and rounded once.
     """
@@ -62,7 +62,7 @@ class Slope(NamedTuple):
     """The gradient of a product, as it goes through the two products behind it."""
 
     value: jax.Array
-    # Of each example, that of its gradient where the value is a share of it.
+    # The largest magnitude of each example's gradient, if `value` is a share of that.
     peak: jax.Array | None
 
     @classmethod
@@ -103,7 +103,7 @@ def product_of_slope(slope: Slope, inputs: jax.Array, precision: PrecisionLike) 
 
 
 def is_narrow(operands: jax.Array) -> bool:
-    """Whether the dtype holds smaller powers than what is computed from it: float16."""
+    """Whether the range of the dtype is smaller than that of its sums: float16."""
     return jnp.finfo(operands.dtype).maxexp < jnp.finfo(checks.wide(operands.dtype)).maxexp
 
 
@@ -135,7 +135,7 @@ def _add_product(
     scale: jax.Array | None,
     precision: PrecisionLike,
 ) -> jax.Array:
-    """so_far + slope.T @ inputs * scale, of float32 with no more besides than another `slope`."""
+    """so_far + slope.T @ inputs * scale; in float32 no more is stored than another `slope`."""
     *examples, features = inputs.shape
     size, leading = math.prod(examples), tuple(range(len(examples)))
 

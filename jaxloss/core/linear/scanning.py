@@ -22,7 +22,7 @@ def scan(f: Callable, carry: Any, blocks: Any, besides: Any = None) -> tuple[Any
     """`lax.scan`, without a loop where there is one block only.
 
     What a block makes is not kept for another derivative: that would be as much as all blocks make.
-    Given what f reads besides, blocks of which no example takes part are skipped: the carry stays
+    Given what f reads besides, blocks in which no example takes part are skipped: the carry stays
     as it is, and the output is 0.
     """
     if besides is not None:

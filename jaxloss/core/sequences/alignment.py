@@ -30,7 +30,7 @@ class Alignment(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """Runs of frames that read a label, in front, as many as there may be."""
+    """Runs of frames that read a label, at the front, with room for as many as there may be."""
 
     labels: jax.Array  # (..., T), -1 behind the last one.
     first: jax.Array  # (..., T), the first frame.
@@ -179,7 +179,7 @@ def _behind_none(total: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _from(best: tuple[jax.Array, ...], steps: int) -> tuple[jax.Array, ...]:
-    """The best of paths that come to each state from so many before it."""
+    """The best paths that come to each state from the one so many steps before it."""
     return tuple(x[:, 2 - steps : x.shape[1] - steps] for x in best)
 
 

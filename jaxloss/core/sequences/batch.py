@@ -52,9 +52,9 @@ def without_padding(
     where: ArrayLike | None,
     nodes: int,
 ) -> Sequences:
-    """The sequences of a loss of the core, whose logits have so many axes from that of time on.
+    """The sequences of a loss of the core, whose logits have `nodes` axes from time on.
 
-    Of these only the shape matters.
+    Of the logits only the shape matters.
     """
     check_blank("blank_id", blank_id, logits.shape[-1])
     present = taking_part("label_paddings", label_paddings)
@@ -112,10 +112,10 @@ def batched(f: Callable[[Sequences], Any], sequences: Sequences) -> Any:
 def finished(
     loss: jax.Array, possible: jax.Array, sequences: Sequences, steps: jax.Array | None
 ) -> jax.Array:
-    """Losses that rounding has not brought below 0; +inf where no path fits, NaN where bad.
+    """Losses, none below 0 by rounding alone; +inf where no path fits, NaN where bad.
 
-    Without a number of steps none is below 0. With one they are made of factors that may be greater
-    than 1.
+    Without a number of steps every loss is 0 or more. With one, losses are of factors, which may be
+    greater than 1.
     """
     rounding = loss < 0
     if steps is not None:
@@ -129,7 +129,7 @@ def finished(
 
 
 def order(present: jax.Array) -> jax.Array:
-    """Of each row the indices of what takes part, in front, and some index behind."""
+    """For each row the indices of what takes part, and behind them any index."""
     size = present.shape[1]
     indices = jnp.sort(jnp.where(present, iota(present, 1), size), 1)
     return jnp.minimum(indices, size - 1)

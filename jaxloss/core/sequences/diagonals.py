@@ -101,7 +101,7 @@ def lattice(blank: Logarithm, label: Logarithm, frames: jax.Array, labels: jax.A
 def by_diagonal(x: jax.Array) -> jax.Array:
     """What holds of nodes, (B, diagonals + 1, U + 1), by diagonal: (diagonals, B, U + 1).
 
-    Before the first frame it is that of some node behind the last of all.
+    Places before the first frame get what holds of some node behind the last one.
     """
     examples, size, width = x.shape
     # Rows of one label each, one longer than there are diagonals, stand one behind the other: cut

@@ -22,9 +22,10 @@ class Normalizer(NamedTuple):
 def normalizer(
     scores: jax.Array, present: jax.Array, symbol: jax.Array, score: jax.Array
 ) -> Normalizer:
-    """The normalizer, accurate where one symbol of each node, with its score, has almost all.
+    """The normalizer of scores (..., C), 0 where nothing is present.
 
-    0 where nothing is present. A symbol for each node, (...), and scores of shape (..., C).
+    It is accurate where the one symbol given for each node, (...), has almost all of the
+    probability; `score` is its score.
     """
     # One sum over plain arithmetic, masked afterwards, is what XLA turns into a fast loop on a CPU.
     peak = jnp.max(lax.stop_gradient(scores), -1)

@@ -100,7 +100,7 @@ def check_rows(name: str, labels: jax.Array, rows: int) -> None:
 
 
 class Slopes(NamedTuple):
-    """In what the gradient is not that of the value."""
+    """Where the gradient is not that of the value."""
 
     fastemit: jax.Array  # Labels' steps count so much more.
     clamp: jax.Array | None  # The greatest magnitude of a sequence's entries, if above 0.
@@ -183,7 +183,7 @@ def rows(present: jax.Array) -> jax.Array:
 
 
 def next_labels(labels: jax.Array, present: jax.Array) -> jax.Array:
-    """The label behind each row that takes part, (B, U + 1), and any for the last."""
+    """The label that follows each row that takes part, (B, U + 1); any label for the last."""
     own = batch.rank(rows(present))
     labels, present = (jnp.pad(x, ((0, 0), (0, 1))) for x in (labels, present))
     return jnp.take_along_axis(jnp.take_along_axis(labels, batch.order(present), 1), own, 1)
