@@ -69,7 +69,7 @@ def contenders(
             found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
             if workload.floats and not workload.fixed:
                 found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
-        except (AttributeError, ModuleNotFoundError) as error:  # An older torch, or no torchaudio.
+        except (AttributeError, ImportError, OSError) as error:  # An older torch, or no torchaudio.
             message = f"{workload.name}: left out torch {torch.__version__}: {error}"
             tqdm.write(message, file=sys.stderr)
     return found

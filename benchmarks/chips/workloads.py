@@ -66,6 +66,7 @@ def _widened(peer: Loss) -> Loss:
     return loss
 
 
+@functools.cache  # Arrays are drawn for it, of up to 0.8 GB.
 def _own_shapes(workload: Workload, half: bool) -> Shapes:
     arrays = workload.inputs(np.random.default_rng(0))
     dtypes = {np.dtype("float32"): jnp.bfloat16} if half else {}

@@ -63,8 +63,9 @@ def linear_cross_entropy(
       label_smoothing: share of the target spread evenly over the classes, in [0, 1].
       chunk_size: bounds the memory, as in `jaxloss.linear_softmax_cross_entropy`.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; targets
-        are then global class indices, and `linear_weight`, `linear_bias` and `weight` the local
-        part. The sum or mean is that of the device's own examples.
+        are then global class indices, or the local part of the class probabilities, and
+        `linear_weight`, `linear_bias` and `weight` the local part. The sum or mean is that of the
+        device's own examples.
 
     Returns:
       A scalar, or one loss per target for "none"; at least float32.

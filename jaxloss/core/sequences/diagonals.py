@@ -92,6 +92,7 @@ def lattice(blank: Logarithm, label: Logarithm, frames: jax.Array, labels: jax.A
     come = by_step(label, node & (u < labels), -jnp.inf)
     come_here = Logarithm(from_before(come.large, -jnp.inf), from_before(come.small, 0))
 
+    # Not stacked: see `sequences.lattice.lattice`.
     first = jnp.arange(2, dtype=labels.dtype)[:, None, None] * (width - 1 - labels)[None, ..., 0]
     start = u == first
     start = Scaled(start.astype(stay.large.dtype), scaled.exponents(start, stay.large.dtype))
