@@ -66,7 +66,6 @@ def _widened(peer: Loss) -> Loss:
     return loss
 
 
-@functools.cache  # Arrays are drawn for it, of up to 0.8 GB.
 def _own_shapes(workload: Workload, half: bool) -> Shapes:
     arrays = workload.inputs(np.random.default_rng(0))
     dtypes = {np.dtype("float32"): jnp.bfloat16} if half else {}
@@ -81,7 +80,9 @@ def _case(workload: Workload, name: str, shapes: Callable[[], Shapes]) -> Case:
 
 def _own(workload: Workload, half: bool = False) -> Case:
     name = workload.name + ", bfloat16" * half
-    return _case(workload, name, functools.partial(_own_shapes, workload, half))
+    # Kept, since arrays of up to 0.8 GB are drawn for it.
+    shapes = functools.cache(functools.partial(_own_shapes, workload, half))
+    return _case(workload, name, shapes)
 
 
 def _resized(name: str, *shapes: jax.ShapeDtypeStruct) -> Case:
