@@ -18,6 +18,7 @@ from jaxloss import functional as F
 
 
 def chip_or_skip(name, mesh=""):
+    """The chip; its compiler is an extra, and where that is not installed the test says so."""
     try:
         return topology.chip(name, mesh)
     except topology.NotInstalledError as missing:

@@ -1,14 +1,12 @@
 """The examples that read lines of digits run, decode by the rules, and are given whole lines."""
 
 import re
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
-from example_scripts import EXAMPLES, load, run
+from example_scripts import load, run
 from flax import nnx
 
 import jaxloss
@@ -16,14 +14,8 @@ import jaxloss
 
 def test_read_digit_strings(tmp_path):
     picture = tmp_path / "lines.png"
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "read_digit_strings.py", "--quick", "--out", picture],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = re.search(r"test character error rate ([\d.]+)%", done.stdout)
+    output = run("read_digit_strings", picture)
+    found = re.search(r"test character error rate ([\d.]+)%", output)
     assert found
     assert float(found[1]) < 40
     height, width, _ = matplotlib.image.imread(picture).shape

@@ -73,6 +73,7 @@ def lattice(blank: Logarithm, label: Logarithm, frames: jax.Array, labels: jax.A
     steps = steps + steps % 2
     t = lax.broadcasted_iota(jnp.int32, (1, steps + 1, 1), 1)
     u = lax.broadcasted_iota(jnp.int32, (1, 1, width), 2)
+    start = scaled.starts(width - 1 - labels, width, blank.large.dtype)
     frames, labels = frames[:, None, None], labels[:, None, None]
     # Behind its last frame a path waits, if it has read all labels.
     node, waits = (t < frames) & (u <= labels), (t >= frames) & (u == labels)
@@ -92,10 +93,6 @@ def lattice(blank: Logarithm, label: Logarithm, frames: jax.Array, labels: jax.A
     come = by_step(label, node & (u < labels), -jnp.inf)
     come_here = Logarithm(from_before(come.large, -jnp.inf), from_before(come.small, 0))
 
-    # Not stacked: see `sequences.lattice.lattice`.
-    first = jnp.arange(2, dtype=labels.dtype)[:, None, None] * (width - 1 - labels)[None, ..., 0]
-    start = u == first
-    start = Scaled(start.astype(stay.large.dtype), scaled.exponents(start, stay.large.dtype))
     return Lattice(Steps(both(stay, stay), both(come_here, come)), start)
 
 

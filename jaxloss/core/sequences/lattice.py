@@ -74,15 +74,11 @@ def lattice(
     states = jnp.stack([states, states[:, ::-1]])
     differs = jnp.pad(states[..., 2:] != states[..., :-2], ((0, 0), (0, 0), (2, 0)))
     differs = differs[..., : states.shape[2]]
-    # JAX cannot stack rows of which `jax.vmap` maps some, if these are spread over a mesh.
-    direction = jnp.arange(2, dtype=labels.dtype)[:, None, None]
-    first = 2 * direction * (symbols.shape[1] - 2 - labels)[None, :, None]
-    start = lax.broadcasted_iota(labels.dtype, (1, 1, states.shape[2]), 2) == first
     return Lattice(
         in_blocks(jnp.where(frames, factors, 0)),
         scaled.exponents(in_blocks(frames), factors.dtype),
         scaled.exponents(differs, factors.dtype),
-        Scaled(start.astype(factors.dtype), scaled.exponents(start, factors.dtype)),
+        scaled.starts(2 * (symbols.shape[1] - 2 - labels), states.shape[2], factors.dtype),
     )
 
 

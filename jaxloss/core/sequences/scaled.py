@@ -130,6 +130,14 @@ def exponents(condition: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jnp.where(condition, 0.0, -jnp.inf).astype(dtype)
 
 
+def starts(last: jax.Array, places: int, dtype: jnp.dtype) -> Scaled:
+    """Where paths start, (2, B, places): at 0 ahead, at `last`, (B,), in the other direction."""
+    # JAX cannot stack rows of which `jax.vmap` maps some, if these are spread over a mesh.
+    place = jnp.arange(2, dtype=last.dtype)[:, None, None] * last[None, :, None]
+    here = lax.broadcasted_iota(last.dtype, (1, 1, places), 2) == place
+    return Scaled(here.astype(dtype), exponents(here, dtype))
+
+
 def pad(x: Scaled, count: int) -> Scaled:
     """Zeros in front, in the last axis."""
 
