@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks import measure, report
@@ -52,7 +51,7 @@ def run(
     workload: Workload, torch: Any, seconds: float, compiled: dict[str, float]
 ) -> dict[str, Any]:
     """Measures one workload."""
-    arrays = workload.inputs(np.random.default_rng(0))
+    arrays = workload.arrays()
     contenders = measure.contenders(workload, arrays, torch, compiled)
     wanted, compared = contenders[0].value, []
     for contender in contenders:
@@ -79,7 +78,7 @@ def compile_seconds(chosen: list[Workload]) -> dict[str, dict[str, float]]:
     """Times the compilations of all workloads."""
     seconds = {}
     for workload in tqdm(chosen, unit="compilation", file=sys.stderr, leave=False):
-        arrays = workload.inputs(np.random.default_rng(0))
+        arrays = workload.arrays()
         seconds[workload.name] = measure.compile_seconds(workload, arrays)
     return seconds
 

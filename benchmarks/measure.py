@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -28,11 +29,20 @@ class Contender:
     """One implementation, compiled, on its inputs."""
 
     name: str
-    run: Callable[[], Any]  # Returns when the result is there.
+    start: Callable[[], Any]  # May return before the result is there.
+    wait: Callable[[Any], Any]
     value: float
-    compile_seconds: float
+    compile_seconds: float | None = None
     bytes_accessed: float | None = None  # By XLA's estimate, like the next.
     temporaries: float | None = None
+
+    def run(self, times: int = 1) -> None:
+        """Returns when the results are there, and on a GPU starts each before the last is there."""
+        for _ in range(times - 1):
+            result = self.start()
+            if jax.default_backend() == "cpu":  # They would take each other's cores.
+                self.wait(result)
+        self.wait(self.start())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +65,17 @@ def compile_seconds(workload: Workload, arrays: Sequence[np.ndarray]) -> dict[st
 def contenders(
     workload: Workload, arrays: Sequence[np.ndarray], torch: Any, seconds: dict[str, float]
 ) -> list[Contender]:
-    """jaxloss first, then its peers; torch's where torch is given.
+    """jaxloss first, then its peers; torch's where torch is given, and cuDNN's through it.
 
     `seconds` are those of `compile_seconds`.
     """
-    arrays = [jax.device_put(a) for a in arrays]
     found = [
         _ready(name, loss, workload, arrays, seconds[name])
         for name, loss in _in_jax(workload).items()
     ]
     if torch is not None:
         try:
-            found.append(_in_torch("torch", workload, arrays, torch, compiled=False))
-            if workload.floats and not workload.fixed:
-                found.append(_in_torch("torch.compile", workload, arrays, torch, compiled=True))
+            found += _all_in_torch(workload, arrays, torch)
         except (AttributeError, ImportError, OSError) as error:  # An older torch, or no torchaudio.
             message = f"{workload.name}: left out torch {torch.__version__}: {error}"
             tqdm.write(message, file=sys.stderr)
@@ -89,12 +96,14 @@ def _ready(name, loss, workload, arrays, seconds) -> Contender:
         # jaxloss's functions are compiled as they are.
         call = loss if name == "jaxloss" else jax.jit(loss)
         value = float(call(*arrays))
-        return Contender(name, lambda: jax.block_until_ready(call(*arrays)), value, seconds)
+        start = functools.partial(call, *arrays)
+        return Contender(name, start, jax.block_until_ready, value, seconds)
     program = _program(loss, workload, arrays)
     memory, cost = program.memory_analysis(), program.cost_analysis()
     return Contender(
         name,
-        lambda: jax.block_until_ready(program(*arrays)),
+        functools.partial(program, *arrays),
+        jax.block_until_ready,
         float(program(*arrays)[0]),
         seconds,
         cost.get("bytes accessed") if cost else None,
@@ -102,31 +111,41 @@ def _ready(name, loss, workload, arrays, seconds) -> Contender:
     )
 
 
-def _in_torch(name, workload, arrays, torch, compiled) -> Contender:
+def _all_in_torch(workload, arrays, torch) -> Iterable[Contender]:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     tensors = [torch.tensor(np.asarray(a), device=device) for a in arrays]
     for i in workload.floats:
         tensors[i].requires_grad_()
 
-    def loss(*tensors):
+    def eager(*tensors):
         return workload.torch(torch, *tensors)
 
-    if compiled:
+    losses = {"torch": eager}
+    if workload.floats and not workload.fixed:
+        losses["torch.compile"] = torch.compile(eager)
+    if workload.cudnn and device == "cuda":
+        losses["cuDNN"] = workload.cudnn(torch, *tensors)
+    for name, loss in losses.items():
         torch._dynamo.reset()
-        loss = torch.compile(loss)
+        yield _in_torch(name, loss, tensors, workload.floats, torch)
 
-    def run():
-        for i in workload.floats:
+
+def _in_torch(name, loss, tensors, floats, torch) -> Contender:
+    def start():
+        for i in floats:
             tensors[i].grad = None
         value = loss(*tensors)
-        if workload.floats:
+        if floats:
             value.backward()
-        if device == "cuda":
+        return value
+
+    def wait(value):
+        if value.is_cuda:
             torch.cuda.synchronize()
         return value
 
-    seconds, value = _timed(run)
-    return Contender(name, run, float(value.detach()), seconds)
+    seconds, value = _timed(lambda: wait(start()))
+    return Contender(name, start, wait, float(value.detach()), seconds)
 
 
 def _timed(f):
@@ -154,8 +173,7 @@ def compare(contenders: Sequence[Contender], budget: float) -> list[Timing]:
             while time.perf_counter() - begin < settling[i]:
                 contenders[i].run()
             begin = time.perf_counter()
-            for _ in range(repeats[i]):
-                contenders[i].run()
+            contenders[i].run(repeats[i])
             samples[i].append((time.perf_counter() - begin) / repeats[i])
     return [_timing(own, samples[0]) for own in samples]
 

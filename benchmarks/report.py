@@ -89,20 +89,28 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _kind(peer: Mapping[str, Any]) -> str:
-    return peer["name"] if peer["name"].startswith("torch") else _IN_JAX
+    return peer["name"] if peer["name"] in ("torch", "torch.compile", "cuDNN") else _IN_JAX
 
 
 def brief(records: Sequence[Record]) -> str:
     """A Markdown table of the ratios alone, a line for each workload."""
-    lines = ["| workload | ms | optax or plain | torch | torch.compile |", "|---|---|---|---|---|"]
+    kinds = _kinds(records)
+    lines = [
+        f"| workload | ms | {' | '.join('optax or plain' if k == _IN_JAX else k for k in kinds)} |",
+        "|---" * (2 + len(kinds)) + "|",
+    ]
     for record in records:
         ours, *peers = record["contenders"]
-        ratios = {_kind(peer): peer["ratio"] for peer in peers}
-        found = (ratios.get(name) for name in (_IN_JAX, "torch", "torch.compile"))
-        cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in found]
-        cells = [record["workload"], f"{1e3 * ours['seconds']:.3g}", *cells]
-        lines.append(f"| {' | '.join(cells)} |")
+        ratios = {_kind(peer): f"{peer['ratio']:.2f}" for peer in peers}
+        cells = f"{1e3 * ours['seconds']:.3g}", *(ratios.get(kind, "") for kind in kinds)
+        lines.append(f"| {record['workload']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _kinds(records: Sequence[Record]) -> list[str]:
+    """cuDNN has a column only where it was there."""
+    found = {_kind(peer) for record in records for peer in record["contenders"][1:]}
+    return [_IN_JAX, "torch", "torch.compile", *(["cuDNN"] if "cuDNN" in found else [])]
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -129,7 +137,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     from matplotlib import pyplot
 
     records = [record for record in records if record["group"] != "calls"]
-    colours = {"torch": "#d9642c", "torch.compile": "#f0b48a"}
+    colours = {"torch": "#d9642c", "torch.compile": "#f0b48a", "cuDNN": "#5a9e58"}
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.42 * len(records)), layout="constrained")
     names = [record["workload"] for record in records]
     shown = set()

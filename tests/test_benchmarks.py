@@ -98,6 +98,6 @@ def test_smallest_workloads_agree_with_their_peers():
         if re.match(
             r"ctc_loss, \w+ 64x|multilabel_margin|rnnt_loss 8x|forced_align", workload.name
         ):
-            arrays = workload.inputs(np.random.default_rng(0))
+            arrays = workload.arrays()
             value, peer = (jax.jit(f)(*arrays) for f in (workload.jaxloss, workload.peer))
             np.testing.assert_allclose(value, peer, rtol=1e-5)

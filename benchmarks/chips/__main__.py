@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 from tqdm import tqdm
 
+from benchmarks import measure
 from benchmarks.chips import report, topology
 from benchmarks.chips.compiled import compiled, costs
 from benchmarks.chips.workloads import CASES, Case, Contender, Shapes, arguments, mesh_cases
@@ -27,6 +28,8 @@ def options(given: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("names", nargs="*", metavar="REGEX", help="the workloads whose name or group matches any")
     add("--chip", choices=topology.CHIPS, help="to compile for; it need not be here")
+    add("--here", action="store_true", help="compile for the GPU that is here, and run it there")
+    add("--seconds", type=float, default=2, help="about how long to run a workload (default 2)")
     add("--mesh", metavar="4x4", default="", help="linear cross entropy on a mesh of such chips")
     add("--list", action="store_true", help="name the workloads and stop")
     add("--json", type=Path, metavar="FILE", help="write a line of JSON for each workload into it")
@@ -50,6 +53,30 @@ def record(case: Case, chip: topology.Chip, shape: str) -> dict[str, Any]:
     for name, contender in case.contenders.items():
         read = _costs(contender, case.shapes(), case.specs, case.floats, chip, shape)
         found.append({"name": name, **read})
+    return _recorded(case, chip, shape, found)
+
+
+def record_here(case: Case, chip: topology.Chip, seconds: float) -> dict[str, Any]:
+    """The same for a chip that is here, where they are run as well."""
+    arrays, found, running = case.arrays(), [], []
+    for name, contender in case.contenders.items():
+        found.append(read := {"name": name})
+        try:
+            program, _ = _compiled(contender, case.shapes(), case.specs, case.floats, chip, "")
+            start = functools.partial(program, *arrays)
+            value = float(start()[0])
+        except Exception as error:  # It may be too large.
+            read |= _error(error)
+            continue
+        read |= costs(program, chip)
+        running.append(measure.Contender(name, start, jax.block_until_ready, value))
+    ran = (read for read in found if "error" not in read)
+    for read, timing in zip(ran, measure.compare(running, seconds), strict=True):
+        read |= {"seconds": timing.seconds, "measured": timing.ratio, "spread": timing.spread}
+    return _recorded(case, chip, "", found)
+
+
+def _recorded(case, chip, shape, found):
     ours = found[0].get("cost")
     for other in found:
         theirs = other.get("cost")
@@ -74,6 +101,19 @@ def _costs(
     chip: topology.Chip,
     shape: str,
 ) -> dict[str, Any]:
+    try:
+        program, seconds = _compiled(contender, shapes, specs, floats, chip, shape)
+    except Exception as error:  # What cannot be compiled is a result, too.
+        return _error(error)
+    return costs(program, chip) | {"compile_seconds": round(seconds, 2)}
+
+
+def _error(error):
+    message = str(error).partition("\n")[0][:200]
+    return {"error": f"{type(error).__name__}: {message}"}
+
+
+def _compiled(contender, shapes, specs, floats, chip, shape):
     with contextlib.ExitStack() as stack:
         sharding: Callable[[Any], Sharding] = chip.one_device
         if shape:
@@ -82,12 +122,7 @@ def _costs(
             stack.enter_context(jax.set_mesh(mesh))
             sharding = functools.partial(NamedSharding, mesh)
         f = jax.value_and_grad(contender.loss, floats)
-        try:
-            program, seconds = compiled(f, arguments(shapes, specs, sharding), chip)
-        except Exception as error:  # What cannot be compiled is a result, too.
-            message = str(error).partition("\n")[0][:200]
-            return {"error": f"{type(error).__name__}: {message}"}
-        return costs(program, chip) | {"compile_seconds": round(seconds, 2)}
+        return compiled(f, arguments(shapes, specs, sharding), chip)
 
 
 def run(chosen: list[Case], chip: topology.Chip, given: argparse.Namespace) -> list[Any]:
@@ -98,7 +133,10 @@ def run(chosen: list[Case], chip: topology.Chip, given: argparse.Namespace) -> l
     progress = tqdm(chosen, unit="workload", file=sys.stderr)
     for case in progress:
         progress.set_postfix_str(case.name)
-        found[case.name] = record(case, chip, given.mesh)
+        if given.here:
+            found[case.name] = record_here(case, chip, given.seconds)
+        else:
+            found[case.name] = record(case, chip, given.mesh)
         if given.json:
             kept = (found[other.name] for other in cases(given.mesh) if other.name in found)
             given.json.write_text("".join(json.dumps(r) + "\n" for r in kept))
@@ -120,11 +158,12 @@ def main() -> None:
     elif given.list:
         print("\n".join(f"{case.group}: {case.name}" for case in chosen))
         return
-    elif not given.chip:
-        raise SystemExit(f"--chip: one of {', '.join(topology.CHIPS)}; or --read a FILE")
+    elif not (given.chip or given.here):
+        chips = ", ".join(topology.CHIPS)
+        raise SystemExit(f"--chip: one of {chips}; or --here; or --read a FILE")
     else:
         try:
-            chip = topology.chip(given.chip, given.mesh)
+            chip = topology.here() if given.here else topology.chip(given.chip, given.mesh)
         except topology.NotInstalledError as error:
             raise SystemExit(str(error)) from None
         records = run(chosen, chip, given)

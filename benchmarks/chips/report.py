@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jaxloss
 from benchmarks.report import LONGEST, Record, markdown
 
 HEADER = (
-    "workload, contender, cost, ratio, of least bytes, kernels, temporaries, products, sent, "
-    "in loops, compile s"
+    "workload, contender, cost, ratio, run, ratio, of least bytes, kernels, temporaries, "
+    "products, sent, in loops, compile s"
 ).split(", ")
 _DOUBTS = {
     "uncounted_loops": "a loop counted as one turn",
@@ -43,18 +42,20 @@ def _rows(record: Record) -> Iterable[Sequence[str]]:
         if "error" in c:
             yield (*names, c["error"].partition(":")[0], *[""] * (len(HEADER) - 3))
             continue
-        on_tpu = "kernels" not in c
+        on_tpu, was_run = "kernels" not in c, "seconds" in c
         yield (
             *names,
             f"{c['cost'] / 1e6:.3g} Mcycles" if on_tpu else f"{c['cost'] * 1e3:.3g} ms",
             f"{c['ratio']:.2f}" if i and c["ratio"] is not None else "",
+            f"{c['seconds'] * 1e3:.3g} ms" if was_run else "",
+            f"{c['measured']:.2f}" if i and was_run else "",
             "" if on_tpu else f"{c['moved'] / c['resident']:.2f}",
             "" if on_tpu else str(c["kernels"]),
             _megabytes(c["temporaries"]),
             ", ".join(f"{count} {dtypes}" for dtypes, count in c["products"].items()),
             _sent(c["sent"]),
             _sent(c["sent_in_loops"]),
-            f"{c['compile_seconds']:.1f}",
+            f"{c['compile_seconds']:.1f}" if "compile_seconds" in c else "",
         )
 
 
@@ -73,9 +74,11 @@ def table(records: Sequence[Record]) -> str:
     return markdown([[row[n] for n in shown] for row in (HEADER, *rows)])
 
 
-def _ratio(record: Record) -> float | None:
-    """To the first peer: optax or the plain formula."""
-    return record["contenders"][1].get("ratio")
+def _ratios(record: Record) -> dict[str, float]:
+    """To the first peer, optax or the plain formula: as compiled, and where it was run, as run."""
+    peer = record["contenders"][1]
+    found = {where(record): peer.get("ratio"), f"{where(record)}, run": peer.get("measured")}
+    return {place: ratio for place, ratio in found.items() if ratio is not None}
 
 
 def _mean(ratios: Sequence[float]) -> float:
@@ -84,19 +87,22 @@ def _mean(ratios: Sequence[float]) -> float:
 
 def brief(records: Sequence[Record]) -> str:
     """A Markdown table of geometric means, a line for each group of workloads and dtype."""
-    places = list(dict.fromkeys(map(where, records)))
+    places = _places(records)
     ratios: dict[str, dict[str, list[float]]] = {}
     for record in records:
-        ratio = _ratio(record)
-        if ratio is not None:
+        for place, ratio in _ratios(record).items():
             for line in (f"{record['group']}, {record['dtype']}", "all"):
-                ratios.setdefault(line, {}).setdefault(where(record), []).append(ratio)
+                ratios.setdefault(line, {}).setdefault(place, []).append(ratio)
     ratios["all"] = ratios.pop("all", {})  # The last line.
     lines = [["workloads", "", *places]]
     for name, found in ratios.items():
         count = max(map(len, found.values()), default=0)
         lines.append([name, str(count), *(_span(found.get(place)) for place in places)])
     return markdown(lines)
+
+
+def _places(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(place for record in records for place in _ratios(record)))
 
 
 def _span(ratios: Sequence[float] | None) -> str:
@@ -110,11 +116,11 @@ def summary(records: Sequence[Record]) -> str:
     found: dict[str, list[float]] = {}
     doubts: dict[str, list[str]] = {}
     for record in records:
-        ratio, place = _ratio(record), where(record)
-        if ratio is None:
+        ratios, place = _ratios(record), where(record)
+        if not ratios:
             doubts.setdefault(f"{place}: no ratio for", []).append(record["workload"])
-        else:
-            found.setdefault(place, []).append(ratio)
+        for which, ratio in ratios.items():
+            found.setdefault(which, []).append(ratio)
         for field, doubt in _DOUBTS.items():
             if any(contender.get(field) for contender in record["contenders"]):
                 doubts.setdefault(f"{place}: {doubt} in", []).append(record["workload"])
@@ -133,15 +139,15 @@ def plot(records: Sequence[Record], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    places = list(dict.fromkeys(map(where, records)))
+    places = _places(records)
     names = list(dict.fromkeys(record["workload"] for record in records))
     figure, axes = pyplot.subplots(
         figsize=(9, 1.5 + (0.06 + 0.055 * len(places)) * len(names)), layout="constrained"
     )
     height = 0.8 / len(places)
     for i, place in enumerate(places):
-        found: dict[str, Any] = {r["workload"]: _ratio(r) for r in records if where(r) == place}
-        rows = [row for row, name in enumerate(names) if found.get(name) is not None]
+        found = {r["workload"]: _ratios(r)[place] for r in records if place in _ratios(r)}
+        rows = [row for row, name in enumerate(names) if name in found]
         ratios = [found[names[row]] for row in rows]
         heights = [row + height * (i - (len(places) - 1) / 2) for row in rows]
         colour = ("#3b6fb6", "#8fb3de", "#d9642c", "#f0b48a", "#5a9e58", "#a9d3a5")[i % 6]

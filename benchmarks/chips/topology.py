@@ -1,4 +1,4 @@
-"""Chips that are not here: what their compilers have to know, and how they are asked."""
+"""Chips, here or not: what their compilers have to know, and how they are asked."""
 
 from __future__ import annotations
 
@@ -61,8 +61,18 @@ def chip(name: str, shape: str = "") -> Chip:
     found = topologies.get_topology_desc(
         name, "cuda", target_config=description, topology=f"1x1x{count}"
     )
-    (bandwidth,) = re.findall(r"memory_bandwidth: (\d+)", description)
-    return Chip(name, "cuda", found.devices, float(bandwidth), _rates(description))
+    return Chip(name, "cuda", found.devices, _bandwidth(description), _rates(description))
+
+
+def here() -> Chip:
+    """The first GPU of this machine, of which XLA knows as much as of those that are elsewhere."""
+    device = jax.devices()[0]
+    names = [name for name, kind in GPUS.items() if kind.startswith(device.device_kind)]
+    if not names:
+        raise NotInstalledError(f"--here: one of {', '.join(GPUS)}; this is {device.device_kind!r}")
+    (name,) = names
+    description = _description(_look_for("jax_plugins.xla_cuda13", name), GPUS[name])
+    return Chip(name, "cuda", [device], _bandwidth(description), _rates(description))
 
 
 def _look_for(module: str, name: str) -> Path:
@@ -89,6 +99,11 @@ def _description(plugin: Path, device: str) -> str:
         if name < 0 or start < 0:
             raise NotInstalledError(f"the CUDA plugin of jaxlib {jax.__version__} has no {device}")
         return library[start : library.find(b"\0", start)].decode()
+
+
+def _bandwidth(description: str) -> float:
+    (found,) = re.findall(r"memory_bandwidth: (\d+)", description)
+    return float(found)
 
 
 def _rates(description: str) -> dict[str, float]:

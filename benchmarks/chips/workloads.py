@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxloss
-from benchmarks.workloads import WORKLOADS, Loss, Workload
+from benchmarks import inputs as draw
+from benchmarks import peers
+from benchmarks.inputs import Arrays, Inputs
+from benchmarks.peers import Loss
+from benchmarks.workloads import WORKLOADS, Workload
 from jaxloss import functional as F
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
@@ -32,26 +33,24 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A loss of arguments of these shapes, reduced to one number, with its gradients."""
+    """A loss of such arguments, reduced to one number, with its gradients."""
 
     name: str
     group: str
-    shapes: Callable[[], Shapes]
+    inputs: Inputs
     contenders: Mapping[str, Contender]  # jaxloss, then its peers.
     floats: tuple[int, ...]  # The arguments to differentiate.
     specs: tuple[P, ...] | None = None  # How the arguments lie on the mesh ("data", "model").
 
+    def shapes(self) -> Shapes:
+        return _shapes(self.inputs)
 
-def _bf16(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-
-
-def _f32(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+    def arrays(self) -> Arrays:
+        return jax.jit(self.inputs)(jax.random.key(0))
 
 
-def _s32(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
+def _shapes(inputs: Inputs) -> Shapes:
+    return jax.eval_shape(inputs, jax.random.key(0))
 
 
 # One chip. --------------------------------------------------------------------------------------
@@ -66,29 +65,17 @@ def _widened(peer: Loss) -> Loss:
     return loss
 
 
-def _own_shapes(workload: Workload, half: bool) -> Shapes:
-    arrays = workload.inputs(np.random.default_rng(0))
-    dtypes = {np.dtype("float32"): jnp.bfloat16} if half else {}
-    return tuple(jax.ShapeDtypeStruct(a.shape, dtypes.get(a.dtype, a.dtype)) for a in arrays)
-
-
-def _case(workload: Workload, name: str, shapes: Callable[[], Shapes]) -> Case:
+def _case(workload: Workload, name: str, inputs: Inputs) -> Case:
     losses = {"jaxloss": workload.jaxloss, workload.peer_name: _widened(workload.peer)}
     contenders = {name: Contender(loss) for name, loss in losses.items()}
-    return Case(name, workload.group, shapes, contenders, workload.floats)
+    return Case(name, workload.group, inputs, contenders, workload.floats)
 
 
-def _own(workload: Workload, half: bool = False) -> Case:
-    name = workload.name + ", bfloat16" * half
-    # Kept, since arrays of up to 0.8 GB are drawn for it.
-    shapes = functools.cache(functools.partial(_own_shapes, workload, half))
-    return _case(workload, name, shapes)
-
-
-def _resized(name: str, *shapes: jax.ShapeDtypeStruct) -> Case:
+def _resized(name: str, inputs: Inputs) -> Case:
     (workload,) = (w for w in WORKLOADS if w.name == name)
-    size = "x".join(map(str, shapes[0].shape))
-    return _case(workload, f"{name}, {shapes[0].dtype} {size}", lambda: shapes)
+    first, *_ = _shapes(inputs)
+    size = "x".join(map(str, first.shape))
+    return _case(workload, f"{name}, {first.dtype} {size}", inputs)
 
 
 _IMAGENET = 65536, 1000
@@ -99,18 +86,13 @@ _HALVES = "elementwise", "classes", "embeddings"  # Groups.
 # Linear cross entropy at the size of a language model. ------------------------------------------
 
 
-def _cross_entropies(logits, labels):
-    logits = logits.astype(jnp.float32)
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
 def _plain(inputs, kernel, labels):
     logits = jnp.matmul(inputs, kernel.T, preferred_element_type=jnp.float32)
-    return _cross_entropies(logits, labels)
+    return peers.cross_entropy(logits, labels)
 
 
 def _plain_half(inputs, kernel, labels):
-    return _cross_entropies(inputs @ kernel.T, labels)
+    return peers.cross_entropy((inputs @ kernel.T).astype(jnp.float32), labels)
 
 
 def _scanned(inputs, kernel, labels, weights):
@@ -137,8 +119,19 @@ def _scanned_mean(inputs, kernel, labels):
     return _scanned(inputs, kernel, labels, weights)
 
 
+def _with_weights(inputs: Inputs, examples: int) -> Inputs:
+    """Followed by a weight for each example, in float32."""
+
+    def drawn(key):
+        own, others = jax.random.split(key)
+        return *inputs(others), draw.unit(own, examples)
+
+    return drawn
+
+
 def _linear(examples: int, features: int, classes: int) -> list[Case]:
-    shapes = _bf16(examples, features), _bf16(classes, features), _s32(examples)
+    mean = draw.half(draw.features(examples, features, classes))
+    inputs = mean, _with_weights(mean, examples)
     size = f"bfloat16 {examples}x{features}x{classes}"
     ours = F.linear_cross_entropy, _weighted(jaxloss.linear_softmax_cross_entropy)
     scans = _scanned_mean, _scanned
@@ -151,15 +144,19 @@ def _linear(examples: int, features: int, classes: int) -> list[Case]:
             "scan of 8, checkpoint": scans[i],
         }
         contenders = {name: Contender(loss) for name, loss in losses.items()}
-        given = shapes + (_f32(examples),) * i
         name = f"linear_cross_entropy{name}, {size}"
-        cases.append(Case(name, "linear", lambda given=given: given, contenders, (0, 1)))
+        cases.append(Case(name, "linear", inputs[i], contenders, (0, 1)))
     return cases
 
 
 def _beside_the_loss(examples: int, features: int, classes: int) -> list[Case]:
     """What is told of a softmax beside its loss, each with a weight for each example."""
-    operands = _bf16(examples, features), _bf16(classes, features)
+    with_labels = draw.half(draw.features(examples, features, classes))
+
+    def with_teacher(key):
+        own, others = jax.random.split(key)
+        return *with_labels(own)[:2], *with_labels(others)[:2]
+
     size = f"bfloat16 {examples}x{features}x{classes}"
 
     def statistics(inputs, kernel, labels, w):
@@ -183,39 +180,39 @@ def _beside_the_loss(examples: int, features: int, classes: int) -> list[Case]:
         return jnp.sum(jnp.sum(jnp.exp(log_p) * (log_p - log_q), 1) * w)
 
     cases = []
-    for name, ours, plain, others in (
-        ("linear_softmax_statistics", statistics, plain_statistics, (_s32(examples),)),
-        ("linear_softmax_divergence", divergence, plain_divergence, operands),
+    for name, ours, plain, inputs in (
+        ("linear_softmax_statistics", statistics, plain_statistics, with_labels),
+        ("linear_softmax_divergence", divergence, plain_divergence, with_teacher),
     ):
         contenders = {"jaxloss": Contender(ours), "plain, float32 logits": Contender(plain)}
-        shapes = *operands, *others, _f32(examples)
-        name = f"{name}, {size}"
-        cases.append(Case(name, "linear", lambda shapes=shapes: shapes, contenders, (0, 1)))
+        name, inputs = f"{name}, {size}", _with_weights(inputs, examples)
+        cases.append(Case(name, "linear", inputs, contenders, (0, 1)))
     return cases
 
 
+_LABELLED = draw.classes(*_IMAGENET)
+_PROBABLE = draw.of_one_shape(_IMAGENET, draw.normal, draw.distribution)
+_PAIRS, _TRIPLETS = draw.pairs(*_VECTORS), draw.numbers(3, *_VECTORS)
+
 CASES = [
-    *(_own(w) for w in WORKLOADS if w.floats),
-    *(_own(w, half=True) for w in WORKLOADS if w.group in _HALVES),
+    *(_case(w, w.name, w.inputs) for w in WORKLOADS if w.floats),
     *(
-        _resized("cross_entropy", form(*size), _s32(size[0]))
-        for form, size in ((_f32, _IMAGENET), (_bf16, _IMAGENET), (_bf16, (8192, 128256)))
+        _case(w, f"{w.name}, bfloat16", draw.half(w.inputs))
+        for w in WORKLOADS
+        if w.group in _HALVES
     ),
-    _resized("cross_entropy, smoothed", _bf16(*_IMAGENET), _s32(_IMAGENET[0])),
-    *(
-        _resized("cross_entropy, probabilities", form(*_IMAGENET), form(*_IMAGENET))
-        for form in (_f32, _bf16)
-    ),
-    _resized("cross_entropy, segmentation", _bf16(16, 21, 512, 512), _s32(16, 512, 512)),
-    _resized("multi_margin_loss", _f32(*_IMAGENET), _s32(_IMAGENET[0])),
-    *(
-        _resized(name, *(form(*_VECTORS),) * count, *others)
-        for name, count, others in (
-            ("cosine_embedding_loss", 2, (_f32(_VECTORS[0]),)),
-            ("triplet_margin_loss", 3, ()),
-        )
-        for form in (_f32, _bf16)
-    ),
+    _resized("cross_entropy", _LABELLED),
+    _resized("cross_entropy", draw.half(_LABELLED)),
+    _resized("cross_entropy", draw.half(draw.classes(8192, 128256))),
+    _resized("cross_entropy, smoothed", draw.half(_LABELLED)),
+    _resized("cross_entropy, probabilities", _PROBABLE),
+    _resized("cross_entropy, probabilities", draw.half(_PROBABLE)),
+    _resized("cross_entropy, segmentation", draw.half(draw.classes(16, 21, 512, 512))),
+    _resized("multi_margin_loss", _LABELLED),
+    _resized("cosine_embedding_loss", _PAIRS),
+    _resized("cosine_embedding_loss", draw.half(_PAIRS)),
+    _resized("triplet_margin_loss", _TRIPLETS),
+    _resized("triplet_margin_loss", draw.half(_TRIPLETS)),
     *_linear(8192, 4096, 128256),
     *_beside_the_loss(8192, 4096, 128256),
 ]
@@ -253,7 +250,7 @@ def _mapped(axes: tuple[str, ...], kernel_spec: P) -> Loss:
 
 def mesh_cases(examples: int, features: int, classes: int) -> list[Case]:
     """Linear cross entropy on a mesh: four ways for the kernel to lie, three to write it."""
-    shapes = _bf16(examples, features), _bf16(classes, features), _s32(examples)
+    inputs = draw.half(draw.features(examples, features, classes))
     cases = []
     for where, (axes, kernel_spec) in _LAYOUTS.items():
         ways = {
@@ -265,7 +262,7 @@ def mesh_cases(examples: int, features: int, classes: int) -> list[Case]:
         for how, ours in ways.items():
             contenders = {"jaxloss": ours, "plain, automatic axes": Contender(_PLAIN_MEAN)}
             name = f"linear_cross_entropy, {where}, {how}"
-            cases.append(Case(name, "mesh", lambda: shapes, contenders, (0, 1), specs))
+            cases.append(Case(name, "mesh", inputs, contenders, (0, 1), specs))
     return cases
 
 
