@@ -3,9 +3,11 @@
 Most of the tests' time is compilation, so that by default a program is compiled as one piece, whose
 machine code is not optimised: a third of the time. What XLA makes of the program, its passes over
 memory and its collectives are the same;
-`XLA_FLAGS=--xla_force_host_platform_device_count=8` tests with optimised code.
+`XLA_FLAGS=--xla_force_host_platform_device_count=8` tests with optimised code, and
+`pytest --choices-for cuda` (or tpu) what the losses choose there, which is all of it but XLA.
 """
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -24,6 +26,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+from choices import choices_for
 
 # Python would look again and again through all that JAX keeps: a seventh of the time.
 gc.set_threshold(100_000)
@@ -33,6 +36,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Live parity is an extra: torch need not be there.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch_live.py"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--choices-for", metavar="PLATFORM", help="as the losses choose for cuda, tpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _choices(request):
+    platform = request.config.getoption("--choices-for")
+    with choices_for(platform) if platform else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

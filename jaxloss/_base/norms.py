@@ -263,14 +263,14 @@ def _sums_at_once(
 
     places = range(len(x))
     squares = [sums(i, i) for i in places]
-    sizes = [[within(x, 2.0 ** (6 * bits)) for x in three[:2]] for three in squares]
+    # Far below what overflows: for short vectors the derivative of a sum is larger than the sum.
+    bounds = 2.0 ** (5 * bits), 2.0 ** (6 * bits)
+    sizes = [[*map(within, three[:2], bounds)] for three in squares]
     factors = [factor(*size) for size in sizes]
     lengths = [chosen(size[0], size[1], three) for size, three in zip(sizes, squares, strict=True)]
     # What derivatives divide by has to be near 1, a power of two to leave the digits alone.
-    units = [
-        lax.reduce_precision(jnp.sqrt(lax.stop_gradient(x)), jnp.finfo(dtype).nexp, 0)
-        for x in lengths
-    ]
+    roots = [jnp.sqrt(lax.stop_gradient(x)) for x in lengths]
+    units = [lax.reduce_precision(x, jnp.finfo(dtype).nexp, 0) for x in roots]
     scales = [
         jnp.where(x == 0, 1, jnp.minimum(unit / (f * f), most / 16))
         for x, unit, f in zip(lengths, units, factors, strict=True)
@@ -281,10 +281,13 @@ def _sums_at_once(
     if len(x) == 1:
         return scales, lengths, lengths[0]
     products = sums(0, 1)
+    # The lengths tell whether the multiplied product is needed, for it does not do so itself: where
+    # it is 0, of vectors at right angles, its derivative may be out of range all the same.
+    both = roots[0] / (factors[0] * factors[0]) * (roots[1] / (factors[1] * factors[1]))
+    tiny = (both < 2.0 ** (-11 * bits // 2)) & (roots[0] > 0) & (roots[1] > 0)
     # Beside a vector so large that its multiplied entries are clamped the sum would be another.
     clear = [within(three[1], 2.0 ** (5 * bits)) for three in squares]
-    small, ordinary = (within(x, jnp.inf) for x in products[:2])
-    small = small & clear[0] & clear[1]
+    small, ordinary = tiny & clear[0] & clear[1], within(products[1], jnp.inf)
     rest = factors[0] * factors[1] / jnp.square(factor(small, ordinary))
     inner = chosen(small, ordinary, products) * rest * rest
     return scales, lengths, inner / units[0] / units[1]
