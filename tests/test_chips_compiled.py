@@ -222,11 +222,11 @@ def test_a_stored_copy_is_found(chip):
     assert found["temporaries"] > 0.2 * found["resident"]
 
 
-def test_a_kernel_takes_four_frames(chip):
+def test_a_turn_of_the_loop_takes_several_frames(chip):
     """With one at a time it is 0.68 and 0.40 of optax's cost."""
     (case,) = (case for case in workloads.CASES if case.name == "ctc_loss, core 64x32x37x20")
     ours, theirs = (
         costs(chip, jax.value_and_grad(contender.loss), *case.shapes())
         for contender in case.contenders.values()
     )
-    assert ours["cost"] < {"tpu": 0.5, "cuda": 0.2}[chip.platform] * theirs["cost"]
+    assert ours["cost"] < {"tpu": 0.5, "cuda": 0.1}[chip.platform] * theirs["cost"]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from choices import choices_for
 from derivatives import check
 from jax import lax
 from test_xla import X, cost
@@ -224,12 +225,14 @@ def steps(scan, count, reverse=False):
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
 def test_only_on_a_cpu_scan_takes_one_step_at_a_time(platform):
     def turns(scan):
-        traced = jax.jit(steps(scan, 36)).trace(jnp.ones(3))
+        traced = jax.jit(steps(scan, 48)).trace(jnp.ones(3))
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        return {count for count in (9, 36) if f"dense<{count}> : tensor<i32>" in text}
+        return {count for count in (3, 6, 12, 48) if f"dense<{count}> : tensor<i32>" in text}
 
-    assert turns(xla.scan) == ({36} if platform == "cpu" else {9})
-    assert turns(lax.scan) == {36}
+    assert turns(xla.scan) == {{"cpu": 48, "tpu": 12}.get(platform, 6)}
+    more = functools.partial(xla.scan, on_gpu=16)
+    assert turns(more) == {{"cpu": 48, "tpu": 12}.get(platform, 3)}
+    assert turns(lax.scan) == {48}
 
 
 def test_on_a_cpu_four_steps_at_once_are_computed_again_and_again():
@@ -254,7 +257,11 @@ def by_four(*args, **options):
     return lax.scan(*args, **options, unroll=4)
 
 
-# loop
+# by_count
+
+
+def by_count(step, count, start):
+    return xla.by_count(count, lambda repeat: repeat(step, start))
 
 
 def sum_of_sinh(loop):
@@ -270,32 +277,34 @@ def sum_of_sinh(loop):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
-def test_only_on_a_cpu_loop_takes_one_step_at_a_time(platform):
+def test_only_on_a_cpu_a_loop_takes_one_step_at_a_time(platform):
     def taken(loop):
         traced = jax.jit(sum_of_sinh(loop)).trace(jnp.ones(3), jnp.int32(5))
-        return traced.lower(lowering_platforms=(platform,)).as_text().count("chlo.sinh")
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return [text.count(name) for name in ("chlo.sinh", "stablehlo.while", "stablehlo.case")]
 
     def plain(step, count, start):
         return lax.fori_loop(0, count, step, start)
 
-    assert taken(xla.loop) == (1 if platform == "cpu" else 4)
-    assert taken(plain) == 1
+    # Elsewhere four stand in one branch, and four in the loop of the other.
+    assert taken(by_count) == ([1, 1, 0] if platform == "cpu" else [8, 1, 1])
+    assert taken(plain) == [1, 1, 0]
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
-@pytest.mark.parametrize("chip", [False, True])
-def test_loop(count, chip, monkeypatch):
-    if chip:
-        monkeypatch.setattr(lax, "platform_dependent", lambda *, cpu, default: default())
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 9])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_by_count(count, platform):
     x = np.array([0.5, -1.0, 2.0])
-    found = jax.jit(sum_of_sinh(xla.loop))(jnp.asarray(x), jnp.int32(count))
+    with choices_for(platform):
+        found = jax.jit(sum_of_sinh(by_count))(jnp.asarray(x), jnp.int32(count))
     np.testing.assert_allclose(found, sum(np.sinh(k * x) for k in range(count)), rtol=1e-5)
 
 
-def test_a_loop_of_labels_may_go_on_behind_the_last(monkeypatch):
-    scores = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    labels = np.full((6, 5), -1, np.int32)
-    for count in range(6):
+@pytest.mark.parametrize("most", [4, 5])
+def test_steps_of_labels_may_go_on_behind_the_last(most):
+    scores = np.random.default_rng(0).normal(size=(most + 1, 5)).astype(np.float32)
+    labels = np.full((most + 1, 5), -1, np.int32)
+    for count in range(most + 1):
         labels[count, :count] = np.arange(count)[::-1]
     labels[2, 3:] = 7  # Not read.
     labels[3, 1] = 7  # No class.
@@ -306,9 +315,9 @@ def test_a_loop_of_labels_may_go_on_behind_the_last(monkeypatch):
         )(jnp.asarray(scores))
 
     wanted = results()
-    monkeypatch.setattr(lax, "platform_dependent", lambda *, cpu, default: default())
     jax.clear_caches()
-    found = results()
+    with choices_for("cuda"):
+        found = results()
     jax.clear_caches()
     chex.assert_trees_all_close(found, wanted, rtol=1e-6)
     assert np.isnan(wanted[1][3]).all()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
@@ -274,8 +273,7 @@ def multilabel_margin_loss(
     count = scores.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True)
-    free, bad = _no_labels(scores, labels, ends, where)
-    losses, _ = _pairwise_hinge(scores, labels, ends, where, free, bad)
+    losses, _, bad = _pairwise_hinge(scores, labels, ends, where)
     checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
     classes = ClassAxes((scores.ndim - 1,))
     return classes.squeeze(classes.expand(losses) / classes.count(scores, where))
@@ -283,19 +281,20 @@ def multilabel_margin_loss(
 
 @jax.custom_jvp
 def _pairwise_hinge(
-    scores: jax.Array,
-    labels: jax.Array,
-    ends: jax.Array,
-    where: jax.Array | None,
-    free: jax.Array,
-    bad: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c) over the free classes c, and its gradient.
+    scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c), its gradient, and whether a label is no class.
 
-    k < ends. The compiler leaves the gradient out where it is not asked for.
+    k < ends, and c are the classes that are no label. The compiler leaves the gradient out where it
+    is not asked for.
     """
 
-    def add(k, so_far):
+    def take(k, so_far):
+        free, bad = so_far
+        label = _label(scores, labels, ends, where, k)
+        return free & ~label.hot, bad | jnp.squeeze(label.bad & (k < ends), -1)
+
+    def add(free, k, so_far):
         losses, gradient = so_far
         label = _label(scores, labels, ends, where, k)
         own = at_label(scores, label, ClassAxes((scores.ndim - 1,)))
@@ -306,24 +305,27 @@ def _pairwise_hinge(
         gradient = gradient + jnp.where(label.hot, -count, slope)
         return losses + jnp.sum(short, -1), lax.stop_gradient(gradient)
 
-    # Made of all arguments, as `jax.shard_map` asks: it varies over the devices as what is added.
-    nothing = jnp.zeros_like(jnp.where(free, scores, 0))
-    losses, gradient = _for_labels(add, ends, (jnp.sum(nothing, -1), nothing))
-    return xla.nan_where(bad, losses), xla.nan_where(bad[..., None], gradient)
+    def run(repeat):
+        all_free = jnp.ones_like(labels, bool)
+        all_free = all_free if where is None else all_free & where
+        free, bad = repeat(take, (all_free, jnp.zeros_like(labels[..., 0], bool)))
+        # Made of all arguments, as `jax.shard_map` asks: it varies over the devices as what is
+        # added.
+        nothing = jnp.zeros_like(jnp.where(free, scores, 0))
+        start = jnp.sum(nothing, -1), nothing
+        losses, gradient = repeat(functools.partial(add, free), start)
+        return xla.nan_where(bad, losses), xla.nan_where(bad[..., None], gradient), bad
+
+    return xla.by_count(_last(ends), run)
 
 
 @_pairwise_hinge.defjvp
 def _pairwise_hinge_jvp(primals, tangents):
     # Autodiff would keep arrays over all pairs of classes for the backward pass. The gradient is
     # piecewise constant, and has no derivative itself.
-    losses, gradient = _pairwise_hinge(*primals)
+    found = _, gradient, bad = _pairwise_hinge(*primals)
     along = jnp.sum(gradient * tangents[0], -1)
-    return (losses, gradient), (along, jnp.zeros_like(gradient))
-
-
-def _for_labels(step: Callable, ends: jax.Array, start: Any) -> Any:
-    """Runs `step` for every place up to the last that holds a label in any example."""
-    return xla.loop(step, _last(ends), start)
+    return found, (along, jnp.zeros_like(gradient), np.zeros(bad.shape, jax.dtypes.float0))
 
 
 @custom_vmap
@@ -335,21 +337,6 @@ def _last(ends: jax.Array) -> jax.Array:
 def _last_of_all(axis_size, in_batched, ends):
     # One loop for all examples; with an end of its own for each, checkify cannot take it.
     return _last(ends), False
-
-
-def _no_labels(
-    scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """The classes that are no label, and the examples with a label that is no class."""
-
-    def take(k, so_far):
-        free, bad = so_far
-        label = _label(scores, labels, ends, where, k)
-        return free & ~label.hot, bad | jnp.squeeze(label.bad & (k < ends), -1)
-
-    free = jnp.ones_like(labels, bool)
-    free = free if where is None else free & where
-    return _for_labels(take, ends, (free, jnp.zeros_like(labels[..., 0], bool)))
 
 
 def _label(

@@ -135,7 +135,7 @@ def meet(lattice: Lattice) -> Middle:
 
     half = len(lattice.steps.stay.large) // 2
     steps = jax.tree.map(lambda x: x[:half], lattice.steps)
-    state, before = xla.scan(walk, lattice.start.followed(), steps)
+    state, before = xla.scan(walk, lattice.start.followed(), steps, on_gpu=4)
     likelihood = (state * _mirrored(state))[:1].sum().normalized()
     return Middle(state.unfollowed(), before, likelihood)
 
@@ -156,7 +156,7 @@ def occupancies(lattice: Lattice, middle: Middle) -> tuple[jax.Array, jax.Array]
     half = len(middle.before.mantissa)
     steps = jax.tree.map(lambda x: x[half:], lattice.steps)
     opposite = jax.tree.map(lambda x: x[::-1], middle.before)
-    _, (blank, label) = xla.scan(walk, middle.state, (steps, opposite))
+    _, (blank, label) = xla.scan(walk, middle.state, (steps, opposite), on_gpu=4)
     total = jnp.sum(blank + label, -1, keepdims=True)
     total = jnp.where(total == 0, 1, total)
     blank, label = blank / total, label / total

@@ -13,6 +13,7 @@ again block by block, so that memory does not grow with blanks and labels.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ from jaxloss.core.sequences.scaled import Scaled
 # Frames between normalizations. Mantissas change by less than a factor of 6 per frame, and the
 # product of two of them must fit float32.
 _BLOCK_FRAMES = 16
+_walk = functools.partial(xla.scan, on_gpu=_BLOCK_FRAMES)
 
 
 class Lattice(NamedTuple):
@@ -130,7 +132,7 @@ def meet(lattice: Lattice) -> Middle:
 
     def block(state, number):
         state = state.normalized()
-        after, _ = xla.scan(step, state, _frames(lattice, number))
+        after, _ = _walk(step, state, _frames(lattice, number))
         return after, state
 
     half = len(lattice.factors) // 2
@@ -157,8 +159,8 @@ def occupancies(lattice: Lattice, middle: Middle) -> jax.Array:
         number, start = inputs
         frames = _frames(lattice, number)
         # The other direction came through these frames before, starting from the end of them.
-        _, opposite = xla.scan(opposite_step, start, frames, reverse=True)
-        state, shares = xla.scan(step, state.normalized(), (frames, opposite))
+        _, opposite = _walk(opposite_step, start, frames, reverse=True)
+        state, shares = _walk(step, state.normalized(), (frames, opposite))
         shares = jnp.stack([shares[:, 0], lax.rev(shares[:, 1], (0, 2))])
         blank = jnp.sum(shares[..., ::2], -1, keepdims=True)
         return state, jnp.concatenate([blank, shares[..., 1::2]], -1)
