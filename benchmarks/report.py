@@ -59,7 +59,7 @@ def rows(record: Record) -> Iterable[tuple[str, ...]]:
             f"{1e3 * c['seconds']:.3g}",
             f"{c['ratio']:.2f}" if i else "",
             f"{low:.2f}–{high:.2f}" if i else "",
-            f"{c['compile_seconds']:.2f}",
+            "" if c["compile_seconds"] is None else f"{c['compile_seconds']:.2f}",
             f"{c['bytes_accessed'] / record['floor_bytes']:.2f}" if c["bytes_accessed"] else "",
             _of_copy(record, c["seconds"]),
             "" if c["temporaries"] is None else f"{c['temporaries'] / 1e6:.1f} MB",

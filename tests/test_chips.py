@@ -1,16 +1,18 @@
 """What is read of programs for TPUs and GPUs, and what is shown of the results."""
 
+import dataclasses
 import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
 
+import jax
 import matplotlib.image
 import pytest
 
 from benchmarks.chips import __main__ as command
-from benchmarks.chips import compiled, report, topology
+from benchmarks.chips import compiled, report, topology, workloads
 from benchmarks.chips.loops import Program
 
 FOLDER = Path(__file__).parent.parent / "benchmarks/results"
@@ -161,12 +163,12 @@ ENTRY %main (x: f32[64,256], y: f32[256], k: s32[], c: pred[]) -> (f32[64,256], 
   ROOT %results = (f32[64,256], f32[]) tuple(%put_fusion, %branch)
 }
 """
-ANY_GPU = topology.Chip("any", "cuda", (), bandwidth=1e12)
+ANY_GPU = topology.Gpu("any", bandwidth=1e12, halves=1e15, doubles=1e14)
 
 
 def test_bytes_of_kernels():
     text = Program(FUSED)
-    gpu = compiled.Gpu(text, ANY_GPU)
+    gpu = compiled.Kernels(text, ANY_GPU)
     runs = {run.instruction.name: run for run in text.runs(gpu.seconds)}
     row, array = 256 * 4, 64 * 256 * 4
     assert gpu.moved(runs["slice_fusion"].instruction) == 3 * row + 4  # Two read, one written.
@@ -184,14 +186,14 @@ def test_bytes_of_kernels():
     )
     text = Program(two)
     twice = text.computations["main"]["slice_fusion"]
-    assert compiled.Gpu(text, ANY_GPU).moved(twice) == 3 * row + 4
+    assert compiled.Kernels(text, ANY_GPU).moved(twice) == 3 * row + 4
     # What is written into an array that the fusion makes itself is that array, whole.
     made = FUSED.replace("dynamic-update-slice(%q0", "dynamic-update-slice(%fresh").replace(
         "  %q1 = f32", "  %fresh = f32[64,256] sine(%q0)\n  %q1 = f32"
     )
     text = Program(made)
     put = text.computations["main"]["put_fusion"]
-    assert compiled.Gpu(text, ANY_GPU).moved(put) == 2 * array + row + 4
+    assert compiled.Kernels(text, ANY_GPU).moved(put) == 2 * array + row + 4
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
@@ -204,6 +206,48 @@ def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["chips", "--chip", "v5e"])
     with pytest.raises(SystemExit, match=r"libtpu.*pip install"):
         command.main()
+
+
+def test_a_chip_that_is_here_is_run(monkeypatch, capsys, tmp_path):
+    with pytest.raises(topology.NotInstalledError, match=r"--here: .* a100, .* is a 'cpu'"):
+        topology.here()
+    chip = topology.Chip("h100", "cpu", jax.devices(), topology.GPUS["h100"])
+    monkeypatch.setattr(topology, "here", lambda: chip)
+    file = tmp_path / "here.jsonl"
+    command_line = [
+        "chips",
+        "--here",
+        "--seconds",
+        "0.1",
+        "--json",
+        str(file),
+        "classes: nll_loss$",
+    ]
+    monkeypatch.setattr(sys, "argv", command_line)
+    command.main()
+    (record,) = (json.loads(line) for line in file.read_text().splitlines())
+    ours, peer = record["contenders"]
+    assert ours["measured"] == 1
+    assert ours["seconds"] > 0
+    assert peer["spread"][0] <= peer["measured"] <= peer["spread"][1]
+    assert peer["ratio"] == pytest.approx(ours["cost"] / peer["cost"])
+    shown = capsys.readouterr().out
+    assert f"| {peer['seconds'] * 1e3:.3g} ms" in shown
+    assert f"h100, run: jaxloss costs {peer['measured']:.2f} of" in shown
+
+
+def test_what_does_not_run_is_told(monkeypatch):
+    def failing(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+
+    (case,) = (case for case in workloads.CASES if case.name == "nll_loss")
+    ours, peer = case.contenders
+    contenders = {ours: case.contenders[ours], peer: workloads.Contender(failing)}
+    chip = topology.Chip("h100", "cpu", jax.devices(), topology.GPUS["h100"])
+    record = command.record_here(dataclasses.replace(case, contenders=contenders), chip, 0.1)
+    assert record["contenders"][0]["seconds"] > 0
+    assert record["contenders"][1]["error"] == "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
+    assert "RuntimeError" in report.table([record])
 
 
 def test_the_cases_are_listed(monkeypatch, capsys):
@@ -228,6 +272,15 @@ def test_recorded_results_belong_to_cases(file):
         for other in others:
             if other["ratio"] is not None:
                 assert other["ratio"] * other["cost"] == pytest.approx(first["cost"])
+
+
+def test_what_was_run_is_in_the_readme():
+    records = [json.loads(line) for line in (FOLDER / "here-h100.jsonl").read_text().splitlines()]
+    assert [record["workload"] for record in records] == [case.name for case in workloads.CASES]
+    assert all(c["seconds"] > 0 for record in records for c in record["contenders"])
+    text = (FOLDER.parent / "README.md").read_text()
+    assert report.brief(records) in text
+    assert report.table(records) in (FOLDER / "here-h100.md").read_text()
 
 
 def test_the_readme_has_the_recorded_means():

@@ -14,7 +14,7 @@ import jax
 
 from benchmarks import hlo
 from benchmarks.chips.loops import Program, Run
-from benchmarks.chips.topology import Chip
+from benchmarks.chips.topology import Chip, Gpu
 from benchmarks.hlo import Instruction
 
 LAUNCH = 3e-6  # Seconds that a kernel takes at least, with what lies between it and the next.
@@ -55,7 +55,8 @@ def costs(program: jax.stages.Compiled, chip: Chip) -> dict[str, Any]:
         found["cost"] = sum(run.times * cycles(run.instruction) for run in runs)
         found["unpriced"] = sum(run.times for run in runs if unpriced(run.instruction))
     else:
-        gpu = Gpu(text, chip)
+        assert chip.gpu is not None
+        gpu = Kernels(text, chip.gpu)
         runs = text.runs(gpu.seconds)
         kernels = [run for run in runs if launched(run.instruction)]
         found["cost"] = sum(run.times * gpu.seconds(run.instruction) for run in kernels)
@@ -108,17 +109,17 @@ def sent(text: Program, runs: Iterable[Run], looped: bool) -> Counter[str]:
     return found
 
 
-class Gpu:
-    """What kernels of a program cost."""
+class Kernels:
+    """What those of a program cost."""
 
-    def __init__(self, text: Program, chip: Chip):
-        self._text, self._chip = text, chip
+    def __init__(self, text: Program, gpu: Gpu):
+        self._text, self._bandwidth, self._rates = text, gpu.bandwidth, gpu.rates()
 
     def seconds(self, i: Instruction) -> float:
         """A kernel's time: of its launch, its memory or its products, whichever is longest."""
         if not launched(i):
             return 0.0
-        memory = self.moved(i) / (REACHED * self._chip.bandwidth)
+        memory = self.moved(i) / (REACHED * self._bandwidth)
         return max(LAUNCH, memory, self._multiplying(i))
 
     def moved(self, i: Instruction) -> float:
@@ -186,8 +187,7 @@ class Gpu:
         )
 
     def _rate(self, dtypes):
-        rates = self._chip.rates
-        return min(rates.get(dtype, rates.get("f32", math.inf)) for dtype in dtypes)
+        return min(self._rates.get(dtype, self._rates["f32"]) for dtype in dtypes)
 
 
 def _results(text, computation):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import mmap
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -16,16 +15,30 @@ from jax.sharding import SingleDeviceSharding
 
 # The smallest topologies that the compiler knows, of which one device is taken.
 TPUS = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}
+
+
+class Gpu(NamedTuple):
+    """A GPU by its data sheet."""
+
+    kind: str  # As XLA and the driver name it.
+    bandwidth: float  # Bytes per second.
+    halves: float  # Operations per second of the matrix units, of bfloat16 or float16.
+    doubles: float  # Of float64.
+
+    def rates(self) -> dict[str, float]:
+        """Operations per second by the dtype of the operands; those of float32 in TF32."""
+        of_halves = {"bf16": 1, "f16": 1, "f32": 0.5, "s8": 2, "f8e4m3fn": 2, "f8e5m2": 2}
+        return {dtype: n * self.halves for dtype, n in of_halves.items()} | {"f64": self.doubles}
+
+
 GPUS = {
-    "a100": "NVIDIA A100-SXM4-80GB",
-    "h100": "NVIDIA H100 80GB HBM3",
-    "h200": "NVIDIA H200 141GB HBM3e",
-    "b200": "NVIDIA B200",
-    "gb200": "NVIDIA GB200",
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 2.03904e12, 311.87e12, 19.49e12),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 3.35232e12, 989.17e12, 66.91e12),
+    "h200": Gpu("NVIDIA H200 141GB HBM3e", 4.8e12, 989.17e12, 66.91e12),
+    "b200": Gpu("NVIDIA B200", 7.67232e12, 2225.16e12, 37.22e12),
+    "gb200": Gpu("NVIDIA GB200", 7.92806e12, 2398.11e12, 40.12e12),
 }
 CHIPS = (*TPUS, *GPUS)
-# XLA's numbers of dtypes, by which it lists the speeds of the matrix units.
-_DTYPES = {"s8": 2, "f16": 10, "f32": 11, "f64": 12, "bf16": 16, "f8e5m2": 19, "f8e4m3fn": 20}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,8 +48,7 @@ class Chip:
     name: str
     platform: str  # As JAX lowers for it.
     devices: Sequence[Any]
-    bandwidth: float = 0.0  # Of a GPU: bytes per second by its data sheet.
-    rates: dict[str, float] = dataclasses.field(default_factory=dict)  # Operations per second.
+    gpu: Gpu | None = None
 
     def one_device(self, spec: None = None) -> SingleDeviceSharding:
         return SingleDeviceSharding(self.devices[0])
@@ -54,25 +66,26 @@ def chip(name: str, shape: str = "") -> Chip:
         return Chip(name, "tpu", found.devices)
     if name not in GPUS:
         raise ValueError(f"no such chip: {name!r}; known are {', '.join(CHIPS)}")
-    description = _description(_look_for("jax_plugins.xla_cuda13", name), GPUS[name])
+    description = _description(_look_for("jax_plugins.xla_cuda13", name), GPUS[name].kind)
     count = 1
     for size in shape.split("x") if shape else ():
         count *= int(size)
     found = topologies.get_topology_desc(
         name, "cuda", target_config=description, topology=f"1x1x{count}"
     )
-    return Chip(name, "cuda", found.devices, _bandwidth(description), _rates(description))
+    return Chip(name, "cuda", found.devices, GPUS[name])
 
 
 def here() -> Chip:
-    """The first GPU of this machine, of which XLA knows as much as of those that are elsewhere."""
+    """The first GPU of this machine."""
     device = jax.devices()[0]
-    names = [name for name, kind in GPUS.items() if kind.startswith(device.device_kind)]
+    kind = device.device_kind
+    names = [name for name, gpu in GPUS.items() if gpu.kind.startswith(kind)]
     if not names:
-        raise NotInstalledError(f"--here: one of {', '.join(GPUS)}; this is {device.device_kind!r}")
+        known = ", ".join(GPUS)
+        raise NotInstalledError(f"--here: takes one of {known}; the first device is a {kind!r}")
     (name,) = names
-    description = _description(_look_for("jax_plugins.xla_cuda13", name), GPUS[name])
-    return Chip(name, "cuda", [device], _bandwidth(description), _rates(description))
+    return Chip(name, "cuda", [device], GPUS[name])
 
 
 def _look_for(module: str, name: str) -> Path:
@@ -99,25 +112,3 @@ def _description(plugin: Path, device: str) -> str:
         if name < 0 or start < 0:
             raise NotInstalledError(f"the CUDA plugin of jaxlib {jax.__version__} has no {device}")
         return library[start : library.find(b"\0", start)].decode()
-
-
-def _bandwidth(description: str) -> float:
-    (found,) = re.findall(r"memory_bandwidth: (\d+)", description)
-    return float(found)
-
-
-def _rates(description: str) -> dict[str, float]:
-    """Operations per second of the matrix units, by the dtype of the operands."""
-    (cores,) = re.findall(r"core_count: (\d+)", description)
-    units = description.partition("matrix_unit_description")[2]
-    found = re.findall(
-        r"key: (\d+)\s+value \{\s+clock_rate_ghz: ([\d.]+)\s+units_per_core: (\d+)"
-        r"\s+ops_per_clock: (\d+)",
-        units,
-    )
-    # An operation of theirs is a product and a sum.
-    rates = {
-        int(key): 2e9 * int(cores) * float(clock) * int(count) * int(each)
-        for key, clock, count, each in found
-    }
-    return {dtype: rates[key] for dtype, key in _DTYPES.items() if key in rates}
