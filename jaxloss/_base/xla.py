@@ -331,6 +331,23 @@ def by_count(
     return lax.platform_dependent(cpu=one_by_one, default=few_or_many)
 
 
+def at_labels(
+    apart: Callable[[], jax.Array], at_once: Callable[[], jax.Array], scores: jax.Array
+) -> jax.Array:
+    """A derivative in which each label's own slope is a sum over its row.
+
+    Either all slopes are taken `at_once`, or those of the labels `apart`, by a gather. That turns
+    into a scatter of one number for each row, and so a GPU reads the scores once for the sums and
+    the gradient: the multi-class margin of (65536, 1000) in float32 costs 0.68 on an H100, as much
+    as the plain formula. Of halves it would store the gradient in float32: 1.4 of the cost. A TPU
+    and a CPU scatter slowly, and meshes cannot scatter over a sharded axis. It may go when XLA
+    keeps a row for a second use.
+    """
+    if meshes.are_in_force(scores):
+        return at_once()
+    return lax.platform_dependent(cuda=apart, rocm=apart, default=at_once)
+
+
 def linear(
     f: Callable[[P, T], R],
     transpose: Callable[[P, R], T],

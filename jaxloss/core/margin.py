@@ -6,9 +6,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, meshes, xla
@@ -177,13 +177,15 @@ def multi_margin_loss(
     vector machines (2001); https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html
     """
     checks.one_of("p", p, (1, 2))
-    (scores,) = checks.arrays(scores=scores)
+    given = checks.array("scores", scores)
+    (scores,) = checks.arrays(scores=given)
+    narrow = given.dtype != scores.dtype
     classes = ClassAxes.of(axis, scores, "scores")
     where = checks.mask(where, "scores", scores)
     found = find(labels, scores, classes, where, names=("scores", "labels"))
     margin = checks.number("margin", margin, scores)
     scores = elementwise.masked(where, scores)
-    losses = classes.expand(_hinges(scores, margin, found, where, p, classes))
+    losses = classes.expand(_hinges(scores, margin, found, where, p, classes, narrow))
     losses = classes.squeeze(losses / classes.count(scores, where))
     if class_weights is not None:
         weights = label_weights(class_weights, scores, found, classes)
@@ -191,9 +193,12 @@ def multi_margin_loss(
     return losses
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _hinges(scores, margin, labels, where, p, classes):
-    """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _hinges(scores, margin, labels, where, p, classes, narrow):
+    """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y.
+
+    `narrow` tells that the scores were halves before.
+    """
     short = _shortfalls(scores, margin, labels, where, classes)
     return jnp.sum(short if p == 1 else jnp.square(short), classes.axes)
 
@@ -203,7 +208,7 @@ def _shortfalls(scores, margin, labels, where, classes):
     return elementwise.masked(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
-def _hinges_jvp(p, classes, primals, tangents):
+def _hinges_jvp(p, classes, narrow, primals, tangents):
     # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
     scores, margin, labels, where = primals
     short = _shortfalls(scores, margin, labels, where, classes)
@@ -212,11 +217,20 @@ def _hinges_jvp(p, classes, primals, tangents):
     # 0.10 on a CPU it would take 1.3 of the bytes, in 0.12 no more.
     total = xla.nan_where(labels.bad, total)
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
-    gradient = jnp.where(labels.hot, -total, slope)
-    value = _hinges(*primals, p, classes)
-    by_scores = elementwise.along(scores, (gradient, tangents[0]))
-    by_margin = elementwise.along(value, (classes.squeeze(total), tangents[1]))
-    return value, jnp.sum(by_scores, classes.axes) + by_margin
+    value = _hinges(*primals, p, classes, narrow)
+    tangent = elementwise.along(value, (classes.squeeze(total), tangents[1]))
+    if not isinstance(tangents[0], SymbolicZero):
+
+        def at_once():
+            return classes.sum(jnp.where(labels.hot, -total, slope) * tangents[0])
+
+        def apart():
+            return classes.sum(slope * tangents[0]) - total * at_label(tangents[0], labels, classes)
+
+        may_scatter = not narrow and classes.may_gather(scores)
+        by_scores = xla.at_labels(apart, at_once, scores) if may_scatter else at_once()
+        tangent = tangent + classes.squeeze(by_scores)
+    return value, tangent
 
 
 _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
@@ -274,7 +288,7 @@ def multilabel_margin_loss(
     place = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1)
     ends = jnp.min(jnp.where(labels < 0, place, count), -1, keepdims=True)
     losses, _, bad = _pairwise_hinge(scores, labels, ends, where)
-    checks.require(~bad, "labels", f"be below {count}, the number of classes, and take part")
+    checks.require(bad == 0, "labels", f"be below {count}, the number of classes, and take part")
     classes = ClassAxes((scores.ndim - 1,))
     return classes.squeeze(classes.expand(losses) / classes.count(scores, where))
 
@@ -283,10 +297,11 @@ def multilabel_margin_loss(
 def _pairwise_hinge(
     scores: jax.Array, labels: jax.Array, ends: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c), its gradient, and whether a label is no class.
+    """Σ_k Σ_c max(0, 1 - x_labels_k + x_c), its gradient, and 1 where a label is no class.
 
     k < ends, and c are the classes that are no label. The compiler leaves the gradient out where it
-    is not asked for.
+    is not asked for. A number is told of bad labels, since a truth value's derivative does not tell
+    how it varies over the devices of a `jax.shard_map`.
     """
 
     def take(k, so_far):
@@ -314,7 +329,8 @@ def _pairwise_hinge(
         nothing = jnp.zeros_like(jnp.where(free, scores, 0))
         start = jnp.sum(nothing, -1), nothing
         losses, gradient = repeat(functools.partial(add, free), start)
-        return xla.nan_where(bad, losses), xla.nan_where(bad[..., None], gradient), bad
+        losses, gradient = xla.nan_where(bad, losses), xla.nan_where(bad[..., None], gradient)
+        return losses, gradient, bad.astype(scores.dtype)
 
     return xla.by_count(_last(ends), run)
 
@@ -325,7 +341,7 @@ def _pairwise_hinge_jvp(primals, tangents):
     # piecewise constant, and has no derivative itself.
     found = _, gradient, bad = _pairwise_hinge(*primals)
     along = jnp.sum(gradient * tangents[0], -1)
-    return found, (along, jnp.zeros_like(gradient), np.zeros(bad.shape, jax.dtypes.float0))
+    return found, (along, jnp.zeros_like(gradient), jnp.zeros_like(bad))
 
 
 @custom_vmap
