@@ -206,6 +206,76 @@ def test_explicit_axes_laid_in_any_way(layout, door):
     assert all("while" not in i.computation for i in hlo.gathering(program))
 
 
+# Over what the classes, the features of the kernel, and the examples are spread.
+NAMED = {
+    "features over data": (None, "data", ("data", "model")),
+    "classes over model, features over data": ("model", "data", ("data",)),
+    "features over both": (None, ("data", "model"), ("data", "model")),
+    "examples over none": ("model", "data", ()),
+    "examples over another": (None, "model", ("data",)),
+}
+WITH_FEATURES: dict[str, Any] = {
+    "mean": F.linear_cross_entropy,
+    "each": lambda *args, **o: jaxloss.linear_softmax_cross_entropy(*args, **o).mean(),
+    "statistics": lambda *args, **o: sum(
+        x.mean() for x in jaxloss.linear_softmax_statistics(*args, **o)[:3]
+    ),
+    "divergence": lambda x, w, y, **o: jaxloss.linear_softmax_divergence(
+        x, w, jnp.sin(x), jnp.cos(w), **o
+    ).mean(),
+}
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("layout", NAMED)
+@pytest.mark.parametrize("door", WITH_FEATURES)
+def test_features_over_a_named_axis(door, layout, checked):
+    """As `jax.lax.all_gather` before the call."""
+    loss, (classes, features, examples) = WITH_FEATURES[door], NAMED[layout]
+    rng = np.random.default_rng(6)
+    x, w = (rng.normal(size=size).astype(np.float32) for size in ((16, 8), (12, 8)))
+    y = rng.integers(0, 12, 16).astype(np.int32)
+    grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    @jax.shard_map(
+        mesh=grid,
+        in_specs=(P(examples), P(classes, features), P(examples)),
+        out_specs=P(),
+        check_vma=checked,
+    )
+    def mapped(x, w, y):
+        own = loss(x, w, y, axis_name=classes, features_axis_name=features)
+        varying = jax.typeof(own).mat.varying if checked else grid.axis_names
+        return jax.lax.pmean(own, tuple(varying))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(f, x, w):
+        def along(x, w):
+            return jax.jvp(lambda x, w: f(x, w, y), (x, w), (jnp.cos(x), jnp.sin(w)))[1]
+
+        return jax.value_and_grad(f, (0, 1))(x, w, y), along(x, w), jax.grad(along, 1)(x, w)
+
+    check_close(derivatives(mapped, x, w), derivatives(loss, x, w), 3e-5)
+
+
+def test_features_that_cannot_be_spread_evenly_are_named():
+    grid = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+    def mapped(x, w, y):
+        specs = P(), P(None, "data"), P()
+        loss = functools.partial(F.linear_cross_entropy, features_axis_name="data")
+        return jax.shard_map(loss, mesh=grid, in_specs=specs, out_specs=P("data"))(x, w, y)
+
+    shapes = jnp.ones((2, 6)), jnp.ones((3, 4)), jnp.zeros(2, jnp.int32)
+    with pytest.raises(ValueError, match=r"`features_axis_name` must divide the 6 features"):
+        mapped(*shapes)
+    whole = jnp.ones((2, 8)), jnp.ones((3, 4)), jnp.zeros(2, jnp.int32)
+    with pytest.raises(
+        ValueError, match=r"`linear_weight` must have shape \(C, 2\).* got \(3, 1\)"
+    ):
+        mapped(*whole)
+
+
 def test_blocks_need_not_divide_what_a_device_has():
     arrays = RNG.normal(size=(12, 3)), RNG.normal(size=(8, 3)), RNG.integers(0, 8, 12)
     arrays = [np.asarray(a, np.float32 if a.dtype.kind == "f" else np.int32) for a in arrays]

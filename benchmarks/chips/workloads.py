@@ -230,15 +230,14 @@ _LAYOUTS = {
 
 
 def _mapped(axes: tuple[str, ...], kernel_spec: P) -> Loss:
-    """The loss of a device's own examples over its own classes, all features fetched first."""
+    """The loss of a device's own examples over its own classes."""
     classes, features = kernel_spec
     # Who shares the classes sees the same examples.
     own = tuple(axis for axis in axes if axis not in (classes or ()))
 
     def local(inputs, kernel, labels):
-        if features is not None:
-            kernel = lax.all_gather(kernel, features, axis=1, tiled=True)
-        loss = F.linear_cross_entropy(inputs, kernel, labels, axis_name=classes)
+        spread = {"axis_name": classes, "features_axis_name": features}
+        loss = F.linear_cross_entropy(inputs, kernel, labels, **spread)
         return lax.pmean(loss, own)
 
     def loss(inputs, kernel, labels):

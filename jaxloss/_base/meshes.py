@@ -128,7 +128,16 @@ def by_device(f: Callable[..., Any], arrays: tuple, like: jax.Array, specs: Any,
 
 def varying(tree: T, like: Any) -> T:
     """The tree, as varying over all devices of a `jax.shard_map` over which `like` does."""
-    axes = frozenset().union(*(jax.typeof(x).mat.varying for x in jax.tree.leaves(like)))
+    return varying_over(tree, of_varying(like))
+
+
+def of_varying(tree: Any) -> frozenset[str]:
+    """The axes of a `jax.shard_map` over whose devices any of the arrays varies, as JAX knows."""
+    return frozenset().union(*(jax.typeof(x).mat.varying for x in jax.tree.leaves(tree)))
+
+
+def varying_over(tree: T, axes: frozenset[str]) -> T:
+    """The tree, as varying over the devices along these axes too."""
 
     def vary(x):
         missing = tuple(sorted(axes - jax.typeof(x).mat.varying))

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, meshes
 from jaxloss._base.reduction import Reduction
 from jaxloss.core.classes.axes import AxisName
 from jaxloss.core.linear import loss as core
 from jaxloss.core.linear.examples import of_examples
-from jaxloss.core.linear.problem import How
+from jaxloss.core.linear.problem import How, features_of_kernel
 from jaxloss.functional._torch import present, reduced, torch_function
 
 
 @torch_function(
-    static=("chunk_size", "axis_name"),
+    static=("chunk_size", "axis_name", "features_axis_name"),
     labels=("target", "ignore_index"),
     domain={"label_smoothing": checks.FRACTION},
     absent_at_default=("label_smoothing",),
@@ -36,6 +36,7 @@ def linear_cross_entropy(
     label_smoothing: ArrayLike = 0.0,
     chunk_size: int | None = None,
     axis_name: AxisName = None,
+    features_axis_name: AxisName = None,
 ) -> jax.Array:
     """As torch.nn.functional.linear_cross_entropy, over what `jaxloss.linear_softmax_cross_entropy`
     is made of.
@@ -66,6 +67,8 @@ def linear_cross_entropy(
         are then global class indices, or the local part of the class probabilities, and
         `linear_weight`, `linear_bias` and `weight` the local part. The sum or mean is that of the
         device's own examples.
+      features_axis_name: inside `jax.shard_map`, the mesh axis over which the features of
+        `linear_weight` are sharded, as with FSDP; `input` has all of them.
 
     Returns:
       A scalar, or one loss per target for "none"; at least float32.
@@ -90,7 +93,7 @@ def linear_cross_entropy(
     input, linear_weight = checks.operands(input=input, linear_weight=linear_weight)
     if input.ndim not in (1, 2):
         checks.fail(ValueError, "input", "have shape (in) or (N, in)", input.shape)
-    features = input.shape[-1]
+    features = features_of_kernel(input, features_axis_name)
     if linear_weight.ndim < 2 or linear_weight.shape[-1] != features:
         rule = f"have shape (C, {features}) or (C, d1, ..., dK, {features})"
         is_flax = linear_weight.ndim == 2 and linear_weight.shape[0] == features
@@ -98,7 +101,8 @@ def linear_cross_entropy(
         checks.fail(ValueError, "linear_weight", rule, f"{linear_weight.shape}{hint}")
     classes, *places = linear_weight.shape[:-1]
     if places and input.ndim == 1:
-        rule = f"have shape (N, {features}), since `linear_weight` has positions {tuple(places)}"
+        shape = f"(N, {input.shape[-1]})"
+        rule = f"have shape {shape}, since `linear_weight` has positions {tuple(places)}"
         checks.fail(ValueError, "input", rule, input.shape)
     if linear_bias is not None and jnp.shape(linear_bias) != (classes, *places):
         rule = f"have shape {(classes, *places)}"
@@ -128,8 +132,9 @@ def linear_cross_entropy(
                 class_weights=weight,
                 label_smoothing=label_smoothing,
                 axis_name=axis_name,
+                features_axis_name=features_axis_name,
             )
-        how = How(core.losses, axis_name)
+        how = How(core.losses, axis_name, features=(meshes.named(features_axis_name),))
         problem, copies = (rows, shared, how, chunk_size), math.prod(places)
         if reduction == "none":
             return inner.checked(of_examples(*problem, copies=copies)), None

@@ -9,7 +9,7 @@ import jax
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, meshes
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.linear.examples import of_examples
@@ -19,7 +19,7 @@ from jaxloss.core.softmax_divergence import divergence_of
 
 
 @public(
-    static=("beta", "chunk_size", "precision", "axis_name"),
+    static=("beta", "chunk_size", "precision", "axis_name", "features_axis_name"),
     domain={"temperature": checks.POSITIVE, "softcap": checks.POSITIVE},
     absent_at_default=("temperature",),
 )
@@ -38,6 +38,7 @@ def linear_softmax_divergence(
     chunk_size: int | None = None,
     precision: PrecisionLike = None,
     axis_name: AxisName = None,
+    features_axis_name: AxisName = None,
 ) -> jax.Array:
     """Generalized Jensen-Shannon divergence of a teacher P and a student Q, two linear layers.
 
@@ -75,6 +76,8 @@ def linear_softmax_divergence(
         gradient of the logits in float32, instead of rounding it to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; kernels
         and biases are then the local part.
+      features_axis_name: inside `jax.shard_map`, the mesh axis over which the features of both
+        kernels are sharded, as with FSDP; both inputs have all of theirs.
 
     Returns:
       One loss per example, shape (...); at least float32.
@@ -95,8 +98,10 @@ def linear_softmax_divergence(
     Source: Agarwal et al., On-Policy Distillation of Language Models, arXiv:2306.13649; Hinton et
     al., arXiv:1503.02531.
     """
-    student = Layer.of(inputs, kernel, bias)
-    teacher = Layer.of(teacher_inputs, teacher_kernel, teacher_bias, "teacher_")
+    student = Layer.of(inputs, kernel, bias, features_axis_name)
+    teacher = Layer.of(
+        teacher_inputs, teacher_kernel, teacher_bias, features_axis_name, prefix="teacher_"
+    )
     if teacher.batch_shape != student.batch_shape:
         shape = student.batch_shape
         rule = f"have shape {shape} before its features, as `inputs` has"
@@ -114,7 +119,9 @@ def linear_softmax_divergence(
         Terms.of(temperature, softcap, max(layers, key=lambda one: one.wide.dtype.itemsize)),
     )
     objective = functools.partial(_divergence, beta=float(beta))
-    return of_examples(rows, shared, How(objective, axis_name, precision), chunk_size)
+    features = (meshes.named(features_axis_name),) * 2
+    how = How(objective, axis_name, precision, features=features)
+    return of_examples(rows, shared, how, chunk_size)
 
 
 def _divergence(

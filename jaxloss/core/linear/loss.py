@@ -28,7 +28,7 @@ _SPARSE_BLOCK_EXAMPLES = 64
 
 
 @public(
-    static=("chunk_size", "precision", "axis_name"),
+    static=("chunk_size", "precision", "axis_name", "features_axis_name"),
     labels=("labels",),
     domain={"label_smoothing": checks.FRACTION, "softcap": checks.POSITIVE},
     absent_at_default=("label_smoothing", "z_loss"),
@@ -47,6 +47,7 @@ def linear_softmax_cross_entropy(
     chunk_size: int | None = None,
     precision: PrecisionLike = None,
     axis_name: AxisName = None,
+    features_axis_name: AxisName = None,
 ) -> jax.Array:
     """Cross entropy between the softmax of `inputs @ kernel.T + bias` and the labels.
 
@@ -78,8 +79,8 @@ def linear_softmax_cross_entropy(
     features, the gradients of all their logits are kept as halves, and a kernel's gradient is made
     of a portion of the classes at a time, which is added up over the devices, scattered and rounded
     before the next. With more examples, or a `chunk_size`, the kernel's gradient is a float32 sum.
-    Explicit axes are cheapest: a kernel that a `jax.shard_map` gathers by itself is whole in the
-    gradient as well (`benchmarks/README.md` has the figures of 16 chips).
+    A kernel that a `jax.shard_map` gathers by itself is whole in the gradient as well: leave it to
+    explicit axes, or to `features_axis_name` (`benchmarks/README.md` has the figures of 16 chips).
 
     Args:
       inputs: floating-point array (..., D), features.
@@ -101,6 +102,8 @@ def linear_softmax_cross_entropy(
         gradient of the logits in float32, instead of rounding it to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         are then global class indices, and `kernel`, `bias` and `class_weights` the local part.
+      features_axis_name: inside `jax.shard_map`, the mesh axis over which the features of `kernel`
+        are sharded, as with FSDP; `inputs` have all of them.
 
     Returns:
       One loss per example, shape (...); at least float32.
@@ -133,8 +136,11 @@ def linear_softmax_cross_entropy(
         z_loss=z_loss,
         softcap=softcap,
         axis_name=axis_name,
+        features_axis_name=features_axis_name,
     )
-    return of_examples(rows, shared, How(losses, axis_name, precision), chunk_size)
+    features = (meshes.named(features_axis_name),)
+    how = How(losses, axis_name, precision, features=features)
+    return of_examples(rows, shared, how, chunk_size)
 
 
 def losses(
@@ -215,9 +221,10 @@ def problem(
     z_loss: ArrayLike = 0.0,
     softcap=None,
     axis_name=None,
+    features_axis_name=None,
 ) -> tuple[Rows, Shared]:
     """Checks the arguments, which are those of `linear_softmax_cross_entropy`."""
-    layer = Layer.of(inputs, kernel, bias)
+    layer = Layer.of(inputs, kernel, bias, features_axis_name)
     taking_part = layer.mask(where)
     terms = cross_entropy.Terms(
         layer.per_class("class_weights", class_weights),

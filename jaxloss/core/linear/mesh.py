@@ -54,7 +54,11 @@ def by_device(
     """
     typed = [x for x in (*rows.inputs, *shared.kernels) if meshes.explicit_axes(x)[1]]
     if not typed:
-        return f(rows, shared, how, ())
+        # Whoever holds other features of a kernel may hold the same examples: their gradients are
+        # then those of one loss for each device.
+        gathered = frozenset(axis for axes in how.features for axis in axes)
+        known = gathered & meshes.of_varying(shared.kernels)
+        return f(meshes.varying_over(rows, known), shared, how, ())
     layout = _layout(rows, shared)
 
     def part(rows, shared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,6 +81,16 @@ class How(NamedTuple):
         return meshes.named(self.axis_name)
 
 
+def features_of_kernel(inputs: jax.Array, features_axis_name: AxisName) -> int:
+    """How many of its features a device has."""
+    count, axes = inputs.shape[-1], meshes.named(features_axis_name)
+    devices = math.prod(lax.axis_size(axis) for axis in axes)
+    if count % devices:
+        rule = f"divide the {count} features of the inputs evenly"
+        checks.fail(ValueError, "features_axis_name", rule, f"{axes} of {devices} devices")
+    return count // devices
+
+
 class Layer(NamedTuple):
     """A linear layer whose arguments are checked."""
 
@@ -89,14 +100,19 @@ class Layer(NamedTuple):
 
     @classmethod
     def of(
-        cls, inputs: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, prefix: str = ""
+        cls,
+        inputs: ArrayLike,
+        kernel: ArrayLike,
+        bias: ArrayLike | None,
+        features_axis_name: AxisName = None,
+        prefix: str = "",
     ) -> Layer:
         """Checks what a caller passed as arguments whose names begin with `prefix`."""
         names = [prefix + name for name in ("inputs", "kernel", "bias")]
         inputs, kernel = checks.operands(**dict(zip(names, (inputs, kernel), strict=False)))
         if not inputs.ndim:
             checks.fail(ValueError, names[0], "have shape (..., D)", inputs.shape)
-        features = inputs.shape[-1]
+        features = features_of_kernel(inputs, features_axis_name)
         if kernel.ndim != 2 or kernel.shape[1] != features:
             is_flax = kernel.ndim == 2 and kernel.shape[0] == features
             hint = f": of a Flax layer write `{names[1]}.T`" if is_flax else ""

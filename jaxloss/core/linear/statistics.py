@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.lax import PrecisionLike
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks
+from jaxloss._base import checks, meshes
 from jaxloss._base.call import public
 from jaxloss.core import cross_entropy
 from jaxloss.core.classes.axes import AxisName, ClassAxes
@@ -35,7 +35,7 @@ class Terms(NamedTuple):
 
 
 @public(
-    static=("chunk_size", "precision", "axis_name"),
+    static=("chunk_size", "precision", "axis_name", "features_axis_name"),
     labels=("labels",),
     domain={"temperature": checks.POSITIVE, "softcap": checks.POSITIVE},
     absent_at_default=("temperature",),
@@ -52,6 +52,7 @@ def linear_softmax_statistics(
     chunk_size: int | None = None,
     precision: PrecisionLike = None,
     axis_name: AxisName = None,
+    features_axis_name: AxisName = None,
 ) -> Statistics:
     """Log-probabilities of labels, log normalizer, entropy and prediction of a linear layer.
 
@@ -77,6 +78,8 @@ def linear_softmax_statistics(
         gradient of the logits in float32, instead of rounding it to the dtype of half operands.
       axis_name: inside `jax.shard_map`, the mesh axis over which the classes are sharded; labels
         and predictions are then global class indices, `kernel` and `bias` the local part.
+      features_axis_name: inside `jax.shard_map`, the mesh axis over which the features of `kernel`
+        are sharded, as with FSDP; `inputs` have all of them.
 
     Returns:
       `Statistics`: `log_prob` in the shape of `labels`, `log_normalizer`, `entropy` and
@@ -99,7 +102,7 @@ def linear_softmax_statistics(
     Source: as `softmax_statistics`; Wijmans et al., Cut Your Losses in Large-Vocabulary Language
     Models, arXiv:2411.09009.
     """
-    layer = Layer.of(inputs, kernel, bias)
+    layer = Layer.of(inputs, kernel, bias, features_axis_name)
     taking_part = layer.mask(where)
     labels = jnp.asarray(labels)
     several = labels.shape[len(layer.batch_shape) :][:1]
@@ -107,7 +110,9 @@ def linear_softmax_statistics(
     labels = layer.known(labels, taking_part, axis_name)
     rows = Rows((layer.inputs,), labels, taking_part)
     shared = Shared((layer.kernel,), (layer.bias,), Terms.of(temperature, softcap, layer))
-    found = of_examples(rows, shared, How(_statistics, axis_name, precision), chunk_size)
+    features = (meshes.named(features_axis_name),)
+    how = How(_statistics, axis_name, precision, features=features)
+    found = of_examples(rows, shared, how, chunk_size)
     if taking_part is None:
         return found
     return found._replace(prediction=jnp.where(taking_part, found.prediction, -1))
