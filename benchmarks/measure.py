@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.inputs import Arrays
 from benchmarks.workloads import Workload
 
 MEGABYTE = 1e6
@@ -54,7 +55,7 @@ class Timing:
     spread: tuple[float, float]  # Quartiles of the ratio.
 
 
-def compile_seconds(workload: Workload, arrays: Sequence[np.ndarray]) -> dict[str, float]:
+def compile_seconds(workload: Workload, arrays: Arrays) -> dict[str, float]:
     """How long jaxloss and its peer in JAX take from the function to the program."""
     return {
         name: _timed(lambda loss=loss: _program(loss, workload, arrays))[0]
@@ -63,7 +64,7 @@ def compile_seconds(workload: Workload, arrays: Sequence[np.ndarray]) -> dict[st
 
 
 def contenders(
-    workload: Workload, arrays: Sequence[np.ndarray], torch: Any, seconds: dict[str, float]
+    workload: Workload, arrays: Arrays, torch: Any, seconds: dict[str, float]
 ) -> list[Contender]:
     """jaxloss first, then its peers; torch's where torch is given, and cuDNN's through it.
 
@@ -184,7 +185,7 @@ def _timing(own: list[float], ours: list[float]) -> Timing:
     return Timing(statistics.median(own), middle, (low, high))
 
 
-def floor_bytes(workload: Workload, arrays: Sequence[np.ndarray]) -> int:
+def floor_bytes(workload: Workload, arrays: Arrays) -> int:
     """All inputs read once, and all gradients written once."""
     return sum(a.nbytes for a in arrays) + sum(arrays[i].nbytes for i in workload.floats)
 

@@ -10,8 +10,8 @@ def choices_for(platform):
     """Only for what is traced within: programs that JAX has kept are those of a CPU."""
     before = lax.platform_dependent
 
-    def chosen(*args, default=None, **others):
-        return others.get(platform, default)(*args)
+    def chosen(*args, **branches):
+        return branches[platform if platform in branches else "default"](*args)
 
     lax.platform_dependent = chosen
     try:

@@ -296,9 +296,7 @@ def scan(
     return lax.platform_dependent(cpu=by(1), tpu=by(4), default=by(on_gpu))
 
 
-def by_count(
-    count: jax.Array, run: Callable[[Callable[[Callable[[jax.Array, T], T], T], T]], R]
-) -> R:
+def by_count(count: jax.Array, run: Callable[[Callable[..., Any]], R]) -> R:
     """run(repeat), with repeat(step, x) what `lax.fori_loop(0, count, step, x)` is.
 
     A step does nothing from `count` on. So four share a turn, and with it the readings and writings
