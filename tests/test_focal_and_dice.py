@@ -291,3 +291,21 @@ def test_the_losses_of_others_in_these_arguments():
         (nnx.DiceLoss(smooth=0.0, batch=True)(LOGITS, labels), dice(SOFTMAX, HOT, (0, 2, 3))),
     ):
         np.testing.assert_allclose(ours, theirs, rtol=2e-6)
+
+
+@pytest.mark.parametrize("logits", [[2.0, 0.0, 0.5], [1.0, 0.9, 0.5]])
+def test_mixed_derivatives_of_the_poly_loss(logits, x64):
+    """By logits and labels, beside one class far above the others and without."""
+
+    def plain(x, y):
+        log_p = jax.nn.log_softmax(x)
+        return jnp.sum(y * (2 * (1 - jnp.exp(log_p)) - log_p))
+
+    x, y = jnp.array(logits), jnp.array([0.5, 0.2, 0.3])
+    for order in ((0, 1), (1, 0)):
+        for inner in (jax.jacrev, jax.jacfwd):
+            found, wanted = (
+                inner(jax.grad(f, order[0]), order[1])(x, y)
+                for f in (jaxloss.poly_loss_cross_entropy, plain)
+            )
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)

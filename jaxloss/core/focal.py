@@ -331,7 +331,7 @@ def _shares(labels, exps, alone, classes):
     at_peak, exps_at_peak = (classes.sum(labels * x) for x in (large, exps * large))
     parts = labels * (1 - large), labels * exps * (1 - large)
     others, exps_of_others = map(classes.psum, xla.sums(*parts, classes.axes))
-    exact = at_peak + less_at_peak(exps_at_peak, alone, 0)
+    exact = lax.stop_gradient(at_peak) + less_at_peak(exps_at_peak, alone, 0)
     return (at_peak, others), (jnp.where(alone, exact, exps_at_peak), exps_of_others)
 
 
@@ -350,7 +350,7 @@ def _missed_jvp(classes, primals, tangents):
     parts = jnp.zeros_like(logits)
     if not isinstance(tangents[0], SymbolicZero):
         own = labels * exps
-        others = of_others - jnp.where(at_peak, 0, own) + (of_peak - jnp.where(at_peak, own, 0))
+        others = of_others + jnp.where(at_peak, 0, of_peak - own)
         gradient = scale * exps * (labels * p_minus_1 + scale * others)
         parts = jnp.where(present, gradient, 0) * tangents[0]
     if not isinstance(tangents[1], SymbolicZero):
