@@ -39,7 +39,8 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["test_torch_live.
 
 
 def pytest_addoption(parser):
-    parser.addoption("--choices-for", metavar="PLATFORM", help="as the losses choose for cuda, tpu")
+    platforms = "cpu", "cuda", "rocm", "tpu"
+    parser.addoption("--choices-for", choices=platforms, help="as the losses choose for it")
 
 
 @pytest.fixture(autouse=True, scope="session")

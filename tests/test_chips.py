@@ -248,6 +248,10 @@ def test_what_does_not_run_is_told(monkeypatch):
     assert record["contenders"][0]["seconds"] > 0
     assert record["contenders"][1]["error"] == "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
     assert "RuntimeError" in report.table([record])
+    contenders = {ours: workloads.Contender(failing), peer: case.contenders[peer]}
+    record = command.record_here(dataclasses.replace(case, contenders=contenders), chip, 0.1)
+    assert record["contenders"][1]["seconds"] > 0
+    assert "no ratio for nll_loss" in report.summary([record])
 
 
 def test_the_cases_are_listed(monkeypatch, capsys):

@@ -72,7 +72,9 @@ def record_here(case: Case, chip: topology.Chip, seconds: float) -> dict[str, An
         running.append(measure.Contender(name, start, jax.block_until_ready, value))
     ran = (read for read in found if "error" not in read)
     for read, timing in zip(ran, measure.compare(running, seconds), strict=True):
-        read |= {"seconds": timing.seconds, "measured": timing.ratio, "spread": timing.spread}
+        read |= {"seconds": timing.seconds}
+        if "error" not in found[0]:  # What the ratios are to.
+            read |= {"measured": timing.ratio, "spread": timing.spread}
     return _recorded(case, chip, "", found)
 
 

@@ -48,7 +48,7 @@ def _rows(record: Record) -> Iterable[Sequence[str]]:
             f"{c['cost'] / 1e6:.3g} Mcycles" if on_tpu else f"{c['cost'] * 1e3:.3g} ms",
             f"{c['ratio']:.2f}" if i and c["ratio"] is not None else "",
             f"{c['seconds'] * 1e3:.3g} ms" if was_run else "",
-            f"{c['measured']:.2f}" if i and was_run else "",
+            f"{c['measured']:.2f}" if i and "measured" in c else "",
             "" if on_tpu else f"{c['moved'] / c['resident']:.2f}",
             "" if on_tpu else str(c["kernels"]),
             _megabytes(c["temporaries"]),

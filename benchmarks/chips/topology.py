@@ -18,7 +18,7 @@ TPUS = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2
 
 
 class Gpu(NamedTuple):
-    """A GPU by its data sheet."""
+    """A GPU, in round numbers of XLA's own description of it."""
 
     kind: str  # As XLA and the driver name it.
     bandwidth: float  # Bytes per second.

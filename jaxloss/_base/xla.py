@@ -282,12 +282,12 @@ def scan(
 
     XLA for GPUs and TPUs makes one kernel of a few steps that stand one behind the other, but not
     of the turns of a loop. With 1, 4, 8 or 16 steps in a turn an H100 takes 15.2, 10.1, 6.4 or
-    4.3 ms for CTC of (16, 1000, 128, 100), whose loop is over 16 frames and so is gone at last, and
+    4.3 ms for CTC of (16, 1000, 128, 100), whose loop is over 16 frames and so is then gone, and
     14.9, 5.7, 3.8 or 3.3 ms for an alignment of 1000 frames. To compile CTC takes 2.0, 3.0, 4.5 or
-    7.5 s, and the transducer, whose steps are longer and which gains nothing behind four, 2, 3, 6
-    or 24 s. A TPU v5e takes 0.61 of the cycles with four steps, and more again with 16. On a CPU
-    each entry of the last of four steps computes those before it anew, in 4 to 6 times the time. It
-    may go when XLA keeps a loop inside a kernel.
+    7.5 s, and the transducer, whose steps are longer and which gains nothing beyond four, 2, 3, 6
+    or 24 s. A TPU v5e takes 0.61 of the cycles with four steps, and more than that with 16. On a
+    CPU each entry of the last of four steps computes those before it anew, in 4 to 6 times the
+    time. It may go when XLA keeps a loop inside a kernel.
     """
 
     def by(steps):
@@ -302,8 +302,9 @@ def by_count(count: jax.Array, run: Callable[[Callable[..., Any]], R]) -> R:
     A step does nothing from `count` on. So four share a turn, and with it the readings and writings
     of what is carried, which is large; and up to four stand behind one branch, without a loop, at
     each turn of which a GPU would wait. The multi-label margin of (4096, 1000) with three labels
-    costs as much as the plain formula for three on an H100 and 0.73 of it on a TPU v5e, and 2.7 and
-    1.2 with four steps in the turn of a loop. On a CPU each step has its own pass over memory in
+    costs, as compiled, as much as the plain formula for three on an H100 and 0.73 of it on a TPU
+    v5e, and 2.7 and 1.2 with four steps in the turn of a loop; run on an H100 it takes 2.1 of the
+    plain formula's time, and 4.0 with the loop. On a CPU each step has its own pass over memory in
     any case, and those that do nothing would take as long as the others. It may go when XLA puts
     the turns of a loop together.
     """
@@ -327,23 +328,6 @@ def by_count(count: jax.Array, run: Callable[[Callable[..., Any]], R]) -> R:
         return lax.cond(count <= 4, few, by_four)
 
     return lax.platform_dependent(cpu=one_by_one, default=few_or_many)
-
-
-def at_labels(
-    apart: Callable[[], jax.Array], at_once: Callable[[], jax.Array], scores: jax.Array
-) -> jax.Array:
-    """A derivative in which each label's own slope is a sum over its row.
-
-    Either all slopes are taken `at_once`, or those of the labels `apart`, by a gather. That turns
-    into a scatter of one number for each row, and so a GPU reads the scores once for the sums and
-    the gradient: the multi-class margin of (65536, 1000) in float32 costs 0.68 on an H100, as much
-    as the plain formula. Of halves it would store the gradient in float32: 1.4 of the cost. A TPU
-    and a CPU scatter slowly, and meshes cannot scatter over a sharded axis. It may go when XLA
-    keeps a row for a second use.
-    """
-    if meshes.are_in_force(scores):
-        return at_once()
-    return lax.platform_dependent(cuda=apart, rocm=apart, default=at_once)
 
 
 def linear(

@@ -311,7 +311,7 @@ def poly_loss_cross_entropy(
 def _missed(logits, labels, peak, present, classes):
     """Σ_c labels_c (1 - p_c), accurate down to 0.
 
-    Of sums that need no other sum first, so that all are taken in one reading.
+    It is made of sums that need no other sum first, so that one reading takes them all.
     """
     _, exps = below_and_exp(logits, peak, present)
     log_sum, alone = log_of_sum(exps, classes)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, meshes, xla
@@ -177,15 +176,13 @@ def multi_margin_loss(
     vector machines (2001); https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html
     """
     checks.one_of("p", p, (1, 2))
-    given = checks.array("scores", scores)
-    (scores,) = checks.arrays(scores=given)
-    narrow = given.dtype != scores.dtype
+    (scores,) = checks.arrays(scores=scores)
     classes = ClassAxes.of(axis, scores, "scores")
     where = checks.mask(where, "scores", scores)
     found = find(labels, scores, classes, where, names=("scores", "labels"))
     margin = checks.number("margin", margin, scores)
     scores = elementwise.masked(where, scores)
-    losses = classes.expand(_hinges(scores, margin, found, where, p, classes, narrow))
+    losses = classes.expand(_hinges(scores, margin, found, where, p, classes))
     losses = classes.squeeze(losses / classes.count(scores, where))
     if class_weights is not None:
         weights = label_weights(class_weights, scores, found, classes)
@@ -193,12 +190,9 @@ def multi_margin_loss(
     return losses
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
-def _hinges(scores, margin, labels, where, p, classes, narrow):
-    """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y.
-
-    `narrow` tells that the scores were halves before.
-    """
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _hinges(scores, margin, labels, where, p, classes):
+    """Σ_c max(0, margin - x_y + x_c)^p over the classes c other than the label y."""
     short = _shortfalls(scores, margin, labels, where, classes)
     return jnp.sum(short if p == 1 else jnp.square(short), classes.axes)
 
@@ -208,7 +202,7 @@ def _shortfalls(scores, margin, labels, where, classes):
     return elementwise.masked(where, jnp.where(labels.hot | (short <= 0), 0, short))
 
 
-def _hinges_jvp(p, classes, narrow, primals, tangents):
+def _hinges_jvp(p, classes, primals, tangents):
     # Autodiff would keep comparisons; the shortfalls of the value are all that is needed.
     scores, margin, labels, where = primals
     short = _shortfalls(scores, margin, labels, where, classes)
@@ -217,20 +211,11 @@ def _hinges_jvp(p, classes, narrow, primals, tangents):
     # 0.10 on a CPU it would take 1.3 of the bytes, in 0.12 no more.
     total = xla.nan_where(labels.bad, total)
     slope = jnp.where(short > 0, 1, short) if p == 1 else 2 * short  # NaN stays NaN.
-    value = _hinges(*primals, p, classes, narrow)
-    tangent = elementwise.along(value, (classes.squeeze(total), tangents[1]))
-    if not isinstance(tangents[0], SymbolicZero):
-
-        def at_once():
-            return classes.sum(jnp.where(labels.hot, -total, slope) * tangents[0])
-
-        def apart():
-            return classes.sum(slope * tangents[0]) - total * at_label(tangents[0], labels, classes)
-
-        may_scatter = not narrow and classes.may_gather(scores)
-        by_scores = xla.at_labels(apart, at_once, scores) if may_scatter else at_once()
-        tangent = tangent + classes.squeeze(by_scores)
-    return value, tangent
+    gradient = jnp.where(labels.hot, -total, slope)
+    value = _hinges(*primals, p, classes)
+    by_scores = elementwise.along(scores, (gradient, tangents[0]))
+    by_margin = elementwise.along(value, (classes.squeeze(total), tangents[1]))
+    return value, jnp.sum(by_scores, classes.axes) + by_margin
 
 
 _hinges.defjvp(_hinges_jvp, symbolic_zeros=True)
@@ -300,8 +285,8 @@ def _pairwise_hinge(
     """Σ_k Σ_c max(0, 1 - x_labels_k + x_c), its gradient, and 1 where a label is no class.
 
     k < ends, and c are the classes that are no label. The compiler leaves the gradient out where it
-    is not asked for. A number is told of bad labels, since a truth value's derivative does not tell
-    how it varies over the devices of a `jax.shard_map`.
+    is not asked for. Bad labels are told by a number: the derivative of a truth value does not say
+    over which devices of a `jax.shard_map` it varies.
     """
 
     def take(k, so_far):

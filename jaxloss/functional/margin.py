@@ -149,7 +149,7 @@ def multi_margin_loss(
 
 def _one_class_at_least(input: ArrayLike) -> jax.Array:
     """The scores as an array, in which a single one is that of the only class."""
-    (scores,) = checks.operands(input=input)
+    (scores,) = checks.arrays(input=input)
     return scores if scores.ndim else scores[None]
 
 
