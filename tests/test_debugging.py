@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import OUTERMOST, OUTERMOST_IDS, UNREDUCED, scalar
+from cases import LOSSES, OUTERMOST, OUTERMOST_IDS, UNREDUCED, scalar
+from jax.experimental import checkify
 
 import jaxloss
 
@@ -26,6 +27,14 @@ def test_valid_input_passes(loss, door, debugging):
             loss.functional(*args, reduction=reduction)
     rows = jnp.arange(len(args[0])) % 2 == 0
     jaxloss.reduce(loss.losses(*args, where=loss.where(rows)))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_every_check_of_a_gradient_can_be_made(loss):
+    """JAX's checkify knows no scatter that a gather along an axis turns into, for one."""
+    f, floats = scalar(loss, "core", loss.inputs())
+    checked = checkify.checkify(jax.grad(f, range(len(floats))), errors=checkify.all_checks)
+    jax.eval_shape(checked, *floats)
 
 
 def test_a_bad_label_is_found(debugging):

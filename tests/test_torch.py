@@ -134,7 +134,10 @@ def test_different_gradients_differ_as_said(x64):
 
 
 # Instead of torch's `options`; for sharded classes; and what holds parameters needs in NNX.
-OURS = {"chunk_size", "axis_name", "rngs", "dtype", "param_dtype", "kernel_init", "bias_init"}
+OURS = {
+    "chunk_size", "axis_name", "features_axis_name",
+    "rngs", "dtype", "param_dtype", "kernel_init", "bias_init",
+}  # fmt: skip
 LEGACY = {"size_average", "reduce", "reduction"}
 DECLARED = [n for n in SIGNATURES if n[0].islower()]
 CLASSES = [n for n in SIGNATURES if n[0].isupper() and "." not in n]
