@@ -16,6 +16,15 @@ Arrays = tuple[jax.Array, ...]
 Inputs = Callable[[jax.Array], Arrays]  # Of a key.
 
 
+def arrays(inputs: Inputs) -> Arrays:
+    """Those that everyone gets."""
+    return jax.jit(inputs)(random.key(0))
+
+
+def shapes(inputs: Inputs) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return jax.eval_shape(inputs, random.key(0))
+
+
 def normal(key: jax.Array, *shape: int) -> jax.Array:
     return random.normal(key, shape, jnp.float32)
 

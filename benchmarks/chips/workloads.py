@@ -43,14 +43,10 @@ class Case:
     specs: tuple[P, ...] | None = None  # How the arguments lie on the mesh ("data", "model").
 
     def shapes(self) -> Shapes:
-        return _shapes(self.inputs)
+        return draw.shapes(self.inputs)
 
     def arrays(self) -> Arrays:
-        return jax.jit(self.inputs)(jax.random.key(0))
-
-
-def _shapes(inputs: Inputs) -> Shapes:
-    return jax.eval_shape(inputs, jax.random.key(0))
+        return draw.arrays(self.inputs)
 
 
 # One chip. --------------------------------------------------------------------------------------
@@ -73,7 +69,7 @@ def _case(workload: Workload, name: str, inputs: Inputs) -> Case:
 
 def _resized(name: str, inputs: Inputs) -> Case:
     (workload,) = (w for w in WORKLOADS if w.name == name)
-    first, *_ = _shapes(inputs)
+    first, *_ = draw.shapes(inputs)
     size = "x".join(map(str, first.shape))
     return _case(workload, f"{name}, {first.dtype} {size}", inputs)
 

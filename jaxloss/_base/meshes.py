@@ -51,7 +51,7 @@ def are_in_force(x: jax.Array) -> bool:
 
 def are_shared(arrays: Any) -> bool:
     """Whether other devices may work on another part of the same arrays."""
-    return spread() > 1 or any(jax.typeof(x).mat.varying for x in jax.tree.leaves(arrays))
+    return spread() > 1 or bool(of_varying(arrays))
 
 
 def laid(arrays: T, mesh: Any, specs: Any) -> T:

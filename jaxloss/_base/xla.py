@@ -282,12 +282,12 @@ def scan(
 
     XLA for GPUs and TPUs makes one kernel of a few steps that stand one behind the other, but not
     of the turns of a loop. With 1, 4, 8 or 16 steps in a turn an H100 takes 15.2, 10.1, 6.4 or
-    4.3 ms for CTC of (16, 1000, 128, 100), whose loop is over 16 frames and so is then gone, and
-    14.9, 5.7, 3.8 or 3.3 ms for an alignment of 1000 frames. To compile CTC takes 2.0, 3.0, 4.5 or
-    7.5 s, and the transducer, whose steps are longer and which gains nothing beyond four, 2, 3, 6
-    or 24 s. A TPU v5e takes 0.61 of the cycles with four steps, and more than that with 16. On a
-    CPU each entry of the last of four steps computes those before it anew, in 4 to 6 times the
-    time. It may go when XLA keeps a loop inside a kernel.
+    4.3 ms for CTC of (16, 1000, 128, 100), whose loop is over 16 frames, and 14.9, 5.7, 3.8 or
+    3.3 ms for an alignment of 1000. To compile CTC takes 2.0, 3.0, 4.5 or 7.5 s, and the
+    transducer, whose steps are longer and which gains nothing beyond four, 2, 3, 6 or 24 s. A TPU
+    v5e takes 0.61 of the cycles with four steps, and more than that with 16. On a CPU each entry of
+    the last of four computes those before it anew, in 4 to 6 times the time. It may go when XLA
+    keeps a loop inside a kernel.
     """
 
     def by(steps):
@@ -299,14 +299,12 @@ def scan(
 def by_count(count: jax.Array, run: Callable[[Callable[..., Any]], R]) -> R:
     """run(repeat), with repeat(step, x) what `lax.fori_loop(0, count, step, x)` is.
 
-    A step does nothing from `count` on. So four share a turn, and with it the readings and writings
-    of what is carried, which is large; and up to four stand behind one branch, without a loop, at
-    each turn of which a GPU would wait. The multi-label margin of (4096, 1000) with three labels
-    costs, as compiled, as much as the plain formula for three on an H100 and 0.73 of it on a TPU
-    v5e, and 2.7 and 1.2 with four steps in the turn of a loop; run on an H100 it takes 2.1 of the
-    plain formula's time, and 4.0 with the loop. On a CPU each step has its own pass over memory in
-    any case, and those that do nothing would take as long as the others. It may go when XLA puts
-    the turns of a loop together.
+    A step does nothing from `count` on. So up to four stand behind one branch, without a loop, at
+    each turn of which a GPU would wait, and of more four share a turn, and with it the readings of
+    what is carried. The multi-label margin of (4096, 1000) with three labels costs, as compiled,
+    1.0 of the plain formula for three on an H100 and 0.73 on a TPU v5e, and with the loop 2.7 and
+    1.2; an H100 takes 2.1 of its time, and with the loop 4.0. On a CPU each step has its own pass
+    over memory in any case. It may go when XLA puts the turns of a loop together.
     """
 
     def turn(step, i, so_far):
@@ -314,20 +312,14 @@ def by_count(count: jax.Array, run: Callable[[Callable[..., Any]], R]) -> R:
             so_far = step(4 * i + k, so_far)
         return so_far
 
-    def one_by_one():
-        return run(lambda step, start: lax.fori_loop(0, count, step, start))
+    def by_four(step, start):
+        return lax.fori_loop(0, -(-count // 4), functools.partial(turn, step), start)
 
-    def by_four():
-        turns = -(-count // 4)
-        return run(lambda step, x: lax.fori_loop(0, turns, functools.partial(turn, step), x))
-
-    def few():
-        return run(lambda step, start: turn(step, 0, start))
-
-    def few_or_many():
-        return lax.cond(count <= 4, few, by_four)
-
-    return lax.platform_dependent(cpu=one_by_one, default=few_or_many)
+    few = functools.partial(run, lambda step, start: turn(step, 0, start))
+    return lax.platform_dependent(
+        cpu=lambda: run(functools.partial(lax.fori_loop, 0, count)),
+        default=lambda: lax.cond(count <= 4, few, lambda: run(by_four)),
+    )
 
 
 def linear(

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise, xla
+from jaxloss._base import checks, elementwise
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import ClassAxes
-from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.labels import find, label_weights
-from jaxloss.core.classes.peak import (
-    below_and_exp,
-    less_at_peak,
-    log_of_sum,
-    prepared,
-)
+from jaxloss.core.classes.softmax import missed
 from jaxloss.core.cross_entropy import (
     Terms,
     losses_of_labels,
@@ -303,62 +294,7 @@ def poly_loss_cross_entropy(
     epsilon = checks.number("epsilon", epsilon, logits)
     labels = elementwise.masked(where, labels)
     losses = losses_of_probabilities(logits, labels, where, Terms(None, None, None), classes)
-    _, logits, peak, present = prepared(Given(logits, where), classes)
-    return losses + epsilon * classes.squeeze(_missed(logits, labels, peak, present, classes))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _missed(logits, labels, peak, present, classes):
-    """Σ_c labels_c (1 - p_c), accurate down to 0.
-
-    It is made of sums that need no other sum first, so that one reading takes them all.
-    """
-    _, exps = below_and_exp(logits, peak, present)
-    log_sum, alone = log_of_sum(exps, classes)
-    (at_peak, others), (exps_at_peak, exps_of_others) = _shares(labels, exps, alone, classes)
-    p = jnp.exp(-log_sum)  # Of a class that is alone at the peak.
-    apart = (others - exps_of_others * p) - at_peak * jnp.expm1(-log_sum)
-    together = (at_peak + others) - (exps_at_peak + exps_of_others) * p
-    return jnp.where(alone, apart, together)
-
-
-def _shares(labels, exps, alone, classes):
-    """Σ labels_c and Σ labels_c exps_c, each of what is near the peak and of the other classes.
-
-    A class alone at the peak has an exponential of exactly 1, with its derivative.
-    """
-    large = lax.stop_gradient(jnp.round(exps))  # As in `others_of`.
-    at_peak, exps_at_peak = (classes.sum(labels * x) for x in (large, exps * large))
-    parts = labels * (1 - large), labels * exps * (1 - large)
-    others, exps_of_others = map(classes.psum, xla.sums(*parts, classes.axes))
-    exact = lax.stop_gradient(at_peak) + less_at_peak(exps_at_peak, alone, 0)
-    return (at_peak, others), (jnp.where(alone, exact, exps_at_peak), exps_of_others)
-
-
-def _missed_jvp(classes, primals, tangents):
-    # Autodiff's labels_c - Σ labels p cancels where the model is confident; labels_c (1 - p_c) and
-    # what the other labels add are taken apart instead.
-    logits, labels, peak, present = primals
-    missed = _missed(*primals, classes)
-    _, exps = below_and_exp(logits, peak, present)
-    log_sum, alone = log_of_sum(exps, classes)
-    _, (of_peak, of_others) = _shares(labels, exps, alone, classes)
-    at_peak = alone & (exps > 0.75)
-    less, scale = less_at_peak(exps, at_peak, 1), jnp.exp(-log_sum)
-    exps = jnp.where(at_peak, 1 + less, exps)
-    p_minus_1 = jnp.expm1(-log_sum) + scale * less
-    parts = jnp.zeros_like(logits)
-    if not isinstance(tangents[0], SymbolicZero):
-        own = labels * exps
-        others = of_others + jnp.where(at_peak, 0, of_peak - own)
-        gradient = scale * exps * (labels * p_minus_1 + scale * others)
-        parts = jnp.where(present, gradient, 0) * tangents[0]
-    if not isinstance(tangents[1], SymbolicZero):
-        parts = parts - jnp.where(present, p_minus_1, 0) * tangents[1]
-    return missed, classes.sum(parts)
-
-
-_missed.defjvp(_missed_jvp, symbolic_zeros=True)
+    return losses + epsilon * missed(logits, labels, where, classes)
 
 
 @public(static=("axis",))

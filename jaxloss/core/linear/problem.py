@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -84,7 +83,7 @@ class How(NamedTuple):
 def features_of_kernel(inputs: jax.Array, features_axis_name: AxisName) -> int:
     """How many of its features a device has."""
     count, axes = inputs.shape[-1], meshes.named(features_axis_name)
-    devices = math.prod(lax.axis_size(axis) for axis in axes)
+    devices = lax.axis_size(axes) if axes else 1
     if count % devices:
         rule = f"divide the {count} features of the inputs evenly"
         checks.fail(ValueError, "features_axis_name", rule, f"{axes} of {devices} devices")
