@@ -16,6 +16,8 @@ from test_xla import X, cost
 
 import jaxloss
 from jaxloss._base import xla
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.softmax import softmax
 
 inf, nan = math.inf, math.nan
 
@@ -207,6 +209,67 @@ def test_sum_where(f):
     np.testing.assert_allclose(rows, wanted, rtol=1e-6)
     slope = jax.grad(lambda x: jnp.sum(g(x, labels)))(x)
     np.testing.assert_allclose(slope, labels, rtol=1e-6)
+
+
+# by_sums
+
+
+def spread(by_sums, x):
+    """e (x - mean x) for weights e, with both means at once or one after the other."""
+    exps = jnp.exp(x)
+
+    def at_once(x):
+        ahead, total = (jnp.sum(jnp.sinh(y), 1, keepdims=True) for y in (exps * x, exps))
+        return exps * (x * total - ahead)
+
+    def in_turn(x):
+        further = x - jnp.sum(exps * x, 1, keepdims=True)
+        return exps * (further - jnp.sum(exps * jnp.cosh(further), 1, keepdims=True))
+
+    return by_sums(at_once, in_turn, x)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
+def test_only_a_tpu_takes_sums_at_once(platform):
+    lowered = jax.jit(functools.partial(spread, xla.by_sums)).trace(X)
+    text = lowered.lower(lowering_platforms=(platform,)).as_text()
+    assert ("sinh" in text, "cosh" in text) == (platform == "tpu", platform != "tpu")
+    # Only a GPU computes again what it need not.
+    assert ("stablehlo.minimum" in text) == (platform in ("cuda", "rocm"))
+
+
+def test_sums_in_turn_store_less_on_a_cpu(monkeypatch):
+    x, labels = jnp.zeros((2, 4096, 21)), jnp.zeros((2, 4096, 21))
+
+    def price():
+        jax.clear_caches()
+        return cost(jax.value_and_grad(lambda x, t: jnp.sum(jaxloss.dice_loss(x, t))), x, labels)
+
+    found = price()
+    monkeypatch.setattr(xla, "by_sums", lambda at_once, in_turn, x: at_once(x))
+    assert found[1] < 0.85 * price()[1]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+def test_derivatives_of_softmax_at_a_confident_peak(platform):
+    with choices_for(platform):
+        x = np.array([[0, -30, -31], [-inf, 0, -80], [0, 0, -40], [-inf, -inf, -inf]], np.float32)
+        t = jnp.asarray([[1.0, 0.5, 0], [0, 1, 0.25], [0.5, 0, 1], [1, 0, 0]], jnp.float32)
+        v = jnp.asarray([[1.0, 2, 3], [0, 1, -2], [2, 1, 3], [1, 1, 1]], jnp.float32)
+
+        def loss(x, t):
+            return jnp.sum(softmax(x, None, ClassAxes((1,)))[0] * t)
+
+        gradient = jax.grad(loss)(x, t)
+        along = jax.jvp(lambda x: loss(x, t), (x,), (v,))[1]
+    with jax.enable_x64(True):
+        wide = [np.asarray(y, np.float64) for y in (x, t, v)]
+        exps = np.exp(wide[0])
+        p = exps / np.maximum(exps.sum(1, keepdims=True), 1e-300)
+        differences = wide[1][:, :, None] - wide[1][:, None, :]
+        wanted = np.sum(p[:, :, None] * p[:, None, :] * differences, 2)
+    np.testing.assert_allclose(gradient, wanted, rtol=2e-6)
+    np.testing.assert_allclose(along, np.sum(wanted * wide[2]), rtol=2e-6)
 
 
 # scan

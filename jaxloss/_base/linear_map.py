@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +12,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec, reshard
 
-Arrays = Sequence[Any]
-Map = Callable[[Arrays, Arrays], Arrays]  # Of what is given and of what it is linear in.
+Map = Callable[[Any, Any], Any]  # Of what is given and of what it is linear in.
 
 # Its operands: what the map and its transpose have closed over, what is given, and what the map is
 # linear in. `sizes` counts the first three.
@@ -21,18 +20,28 @@ linear_map_p = Primitive("linear_map")
 linear_map_p.multiple_results = True
 
 
-def linear_map(f: Map, transpose: Map, given: Arrays, x: Arrays, like: Arrays) -> Arrays:
+def linear_map(f: Map, transpose: Map, given: Any, x: Any, like: Any) -> Any:
     """f(given, x), transposed by transpose(given, y) for a y that is like the result."""
-    there, back = jax.make_jaxpr(f)(given, x), jax.make_jaxpr(transpose)(given, like)
-    return linear_map_p.bind(
+    (known, tree_known), (leaves, tree) = jax.tree.flatten(given), jax.tree.flatten(x)
+    wanted, tree_wanted = jax.tree.flatten(like)
+
+    def of_leaves(f, tree, leaves):
+        def flat(known, leaves):
+            return jax.tree.leaves(f(tree_known.unflatten(known), tree.unflatten(leaves)))
+
+        return jax.make_jaxpr(flat)(known, leaves)
+
+    there, back = of_leaves(f, tree, leaves), of_leaves(transpose, tree_wanted, wanted)
+    found = linear_map_p.bind(
         *there.consts,
         *back.consts,
-        *given,
-        *x,
+        *known,
+        *leaves,
         there=there.jaxpr,
         back=back.jaxpr,
-        sizes=(len(there.consts), len(back.consts), len(given)),
+        sizes=(len(there.consts), len(back.consts), len(known)),
     )
+    return tree_wanted.unflatten(found)
 
 
 def _parts(operands, sizes):

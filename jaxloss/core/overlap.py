@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxloss._base import checks, elementwise
+from jaxloss._base import checks, elementwise, xla
 from jaxloss._base.call import public
 from jaxloss._base.reduction import divide
 from jaxloss.core.classes.axes import ClassAxes
@@ -83,12 +83,8 @@ def dice_loss(
 
     Source: Milletari et al., V-Net, arXiv:1606.04797.
     """
-    regions = _regions(predictions, targets, where, axis, is_logits=apply_softmax)
-    smooth, alpha, beta = (
-        checks.number(name, value, regions.right)
-        for name, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta))
-    )
-    losses = regions.losses(alpha, beta, smooth)
+    regions = _regions(predictions, targets, where, axis, alpha, beta, is_logits=apply_softmax)
+    losses = regions.losses(smooth)
     losses = weighted(losses, class_weights, ClassAxes((losses.ndim - 1,)))
     present = regions.present
     if ignore_background:
@@ -259,11 +255,9 @@ def multiclass_generalized_dice_loss(
     Source: Sudre et al., Generalised Dice overlap, arXiv:1707.03237.
     """
     regions = _regions(
-        predictions, targets, where, None, is_logits=apply_softmax, channel_too=False
+        predictions, targets, where, None, 0.5, 0.5, is_logits=apply_softmax, channel_too=False
     )
-    smooth = checks.number("smooth", smooth, regions.right)
-    half = jnp.asarray(0.5, smooth.dtype)
-    losses, present = regions.losses(half, half, smooth), regions.present
+    losses, present = regions.losses(smooth), regions.present
     losses = elementwise.product(jnp.broadcast_to(regions.rarity(), losses.shape), losses)
     if ignore_background:
         losses, present = _without_background(losses, present)
@@ -277,15 +271,14 @@ class _Regions:
     """Sums over the pixels, one for each example and class."""
 
     right: jax.Array  # Σ p t
-    alarms: jax.Array  # Σ p (1 - t)
-    misses: jax.Array  # Σ (1 - p) t
+    wrong: jax.Array  # Σ α p (1 - t) + β (1 - p) t
     sizes: jax.Array  # Σ t
     present: jax.Array | None  # Where anything takes part.
 
-    def losses(self, alpha: jax.Array, beta: jax.Array, smooth: jax.Array) -> jax.Array:
+    def losses(self, smooth: ArrayLike) -> jax.Array:
         """1 less the coefficient, without the subtraction, which cancels where that is good."""
-        wrong = alpha * self.alarms + beta * self.misses
-        return divide(wrong, self.right + wrong + smooth)
+        smooth = checks.number("smooth", smooth, self.right)
+        return divide(self.wrong, self.right + self.wrong + smooth)
 
     def rarity(self) -> jax.Array:
         """The inverse square of how often each class is there in all examples, C in all."""
@@ -307,6 +300,8 @@ def _regions(
     targets: ArrayLike,
     where: ArrayLike | None,
     axis: checks.Axis,
+    alpha: ArrayLike,
+    beta: ArrayLike,
     *,
     is_logits: bool,
     channel_too: bool = True,
@@ -331,20 +326,15 @@ def _regions(
     checks.require((targets >= 0) & (targets <= 1), "targets", "be probabilities in [0, 1]", where)
     targets = elementwise.masked(where, targets)
     p, others = _probabilities(predictions, where, classes, is_logits)
+    alpha, beta = checks.number("alpha", alpha, p), checks.number("beta", beta, p)
 
-    def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(elementwise.masked(where, x), axes)
-
+    parts = p * targets, alpha * p * (1 - targets) + beta * others * targets
+    parts = tuple(elementwise.masked(where, x) for x in parts)
+    right, wrong = (jnp.squeeze(x, axes) for x in xla.sums_at_once(parts, axes))
     present = None
     if where is not None:
         present = jnp.any(jnp.broadcast_to(where, predictions.shape), axes)
-    return _Regions(
-        total(p * targets),
-        total(p * (1 - targets)),
-        total(others * targets),
-        total(targets),
-        present,
-    )
+    return _Regions(right, wrong, jnp.sum(targets, axes), present)
 
 
 def _probabilities(

@@ -22,40 +22,64 @@ def softmax(
     if where is not None:
         logits = jnp.where(where, logits, -jnp.inf)
     peak = classes.max(lax.stop_gradient(logits))
-    p, others = _softmax(logits, jnp.where(peak > -jnp.inf, peak, 0), classes)
+    peak = jnp.maximum(peak, jnp.finfo(peak.dtype).min)
+    p, others = _softmax(logits, peak, classes)
     return p, others if where is None else jnp.where(where, others, 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _softmax(logits, peak, classes):
-    p, others, _ = _parts(logits, peak, classes)
-    return p, others
+    exps, small, above, inverse = _parts(logits, peak, classes)
+    others = classes.sum(exps) - exps
+    return exps * inverse, ((1 - above) * others + above * small) * inverse
 
 
 def _parts(logits, peak, classes):
-    """p, 1 - p, and which class is above all others together, if one is."""
+    """Exponentials e, the sum of the small ones, which are above all others together, and 1 / Σ e.
+
+    What is above is 1, if there is one, and the rest 0.
+    """
     exps = jnp.exp(logits - peak)
-    # XLA may round a logit differently wherever it reads it, so that none need equal the peak: the
-    # large ones are those above 0.5, of which the peak is the only one or they add at least 1.5.
-    is_large = exps > 0.5
-    large = classes.sum(jnp.where(is_large, exps, 0))
-    small = classes.sum(jnp.where(is_large, 0, exps))
-    above = is_large & (large < 1.25)
-    total = large + small
-    inverse = 1 / jnp.where(total == 0, 1, total)
-    return exps * inverse, jnp.where(above, small, total - exps) * inverse, above
+    total, small = classes.sum(exps), classes.sum(exps - exps * jnp.round(exps))
+    # The peak is the only large one, or they add at least 1.5.
+    alone = 2 - jnp.minimum(jnp.round(total - small), 2)
+    above = alone * jnp.round(exps - 0.25)
+    return exps, small, above, 1 / jnp.maximum(total, jnp.finfo(exps.dtype).tiny)
 
 
 @_softmax.defjvp
 def _softmax_jvp(classes, primals, tangents):
-    # The usual p (ẋ - Σ p ẋ) cancels at a class that has almost all of the probability.
-    logits, peak = primals
-    p, others, above = _parts(logits, peak, classes)
-    moved = jnp.where(p == 0, 0, p * tangents[0])  # A class of probability 0 may be -inf.
-    rest = classes.sum(jnp.where(above, 0, moved))
-    by_others = jnp.where(above, rest, rest - moved + classes.sum(jnp.where(above, moved, 0)))
-    p_dot = others * moved - p * by_others
-    return (p, others), (p_dot, -p_dot)
+    def along(primals, x):
+        # A class of probability 0 may be -inf, and move infinitely far.
+        return _moved(classes, primals, jnp.where(primals[0] == -jnp.inf, 0, x))
+
+    back = functools.partial(_moved, classes)
+    p_dot = xla.linear(along, back, primals, tangents[0], primals[0])
+    return _softmax(*primals, classes), (p_dot, -p_dot)
+
+
+def _moved(classes, given, x):
+    """By how much p moves along x, p (x - Σ p x): a linear map that is its own transpose.
+
+    As it stands it cancels at a class that has almost all of the probability.
+    """
+    logits, peak = given
+
+    # Taken relative to the x of the class above all others, that class's p is moved by them alone.
+    def at_once(logits):
+        exps, small, above, inverse = _parts(logits, peak, classes)
+        p, others = exps * inverse, 1 - above
+        of_peak, of_others = classes.sum(above * x), classes.sum(others * p * x)
+        return p * ((x - of_peak) - (of_others - small * inverse * of_peak))
+
+    def in_turn(logits):
+        exps = jnp.exp(logits - peak)
+        p = exps / classes.sum(exps + jnp.finfo(exps.dtype).tiny)  # Where all are -inf, 0.
+        above = lax.stop_gradient(jnp.round(p))
+        further = x - classes.sum(above * x)
+        return p * (further - classes.sum(p * further))
+
+    return xla.by_sums(at_once, in_turn, logits)
 
 
 def missed(
