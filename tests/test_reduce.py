@@ -67,10 +67,9 @@ def test_over_an_axis_each_row_is_reduced_as_if_alone(reduction, axis):
         # A row has the gradient of its own reduction, 0 where nothing takes part, and no other.
         poison = np.where(options.get("where", True), BLOCK, np.nan)
         gradient = jax.grad(lambda x, f=f: f(x, axis=axis).sum())(poison)
-        slopes = [
-            jax.grad(lambda x, more=more: jaxloss.reduce(x, reduction, **more))(x)
-            for x, more in zip(lines, own, strict=True)
-        ]
+        slopes = jax.vmap(jax.grad(lambda x, more: jaxloss.reduce(x, reduction, **more)))(
+            lines, each
+        )
         np.testing.assert_allclose(rows(np.asarray(gradient), axis)[0], slopes, rtol=1e-5)
         tangent = jax.jvp(lambda x, f=f: f(x, axis=axis), (poison,), (np.ones_like(BLOCK),))[1]
         np.testing.assert_allclose(
