@@ -35,16 +35,16 @@ def _softmax(logits, peak, classes):
 
 
 def _parts(logits, peak, classes):
-    """Exponentials e, the sum of the small ones, which are above all others together, and 1 / Σ e.
+    """e, the sum of those up to ½, what is alone above them, 1 or else 0, and 1 / Σ e.
 
-    What is above is 1, if there is one, and the rest 0.
+    e are the exponentials relative to the peak, of which Σ e is at least 1 unless all are -inf.
     """
     exps = jnp.exp(logits - peak)
     total, small = classes.sum(exps), classes.sum(exps - exps * jnp.round(exps))
     # The peak is the only large one, or they add at least 1.5.
     alone = 2 - jnp.minimum(jnp.round(total - small), 2)
     above = alone * jnp.round(exps - 0.25)
-    return exps, small, above, 1 / jnp.maximum(total, jnp.finfo(exps.dtype).tiny)
+    return exps, small, above, 1 / jnp.maximum(total, 0.5)
 
 
 @_softmax.defjvp
@@ -61,7 +61,7 @@ def _softmax_jvp(classes, primals, tangents):
 def _moved(classes, given, x):
     """By how much p moves along x, p (x - Σ p x): a linear map that is its own transpose.
 
-    As it stands it cancels at a class that has almost all of the probability.
+    Written so, it cancels at a class that has almost all of the probability.
     """
     logits, peak = given
 
@@ -74,7 +74,7 @@ def _moved(classes, given, x):
 
     def in_turn(logits):
         exps = jnp.exp(logits - peak)
-        p = exps / classes.sum(exps + jnp.finfo(exps.dtype).tiny)  # Where all are -inf, 0.
+        p = exps / jnp.maximum(classes.sum(exps), 0.5)
         above = lax.stop_gradient(jnp.round(p))
         further = x - classes.sum(above * x)
         return p * (further - classes.sum(p * further))
