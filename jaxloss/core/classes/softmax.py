@@ -29,22 +29,23 @@ def softmax(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _softmax(logits, peak, classes):
-    exps, small, above, inverse = _parts(logits, peak, classes)
-    others = classes.sum(exps) - exps
-    return exps * inverse, ((1 - above) * others + above * small) * inverse
+    p, others, *_ = _parts(logits, peak, classes)
+    return p, others
 
 
 def _parts(logits, peak, classes):
-    """e, the sum of those up to ½, what is alone above them, 1 or else 0, and 1 / Σ e.
+    """p, 1 - p, the p of all small classes together, and 1 for a class alone above them, or else 0.
 
-    e are the exponentials relative to the peak, of which Σ e is at least 1 unless all are -inf.
+    A small class is at most half as likely as the peak.
     """
     exps = jnp.exp(logits - peak)
     total, small = classes.sum(exps), classes.sum(exps - exps * jnp.round(exps))
     # The peak is the only large one, or they add at least 1.5.
     alone = 2 - jnp.minimum(jnp.round(total - small), 2)
     above = alone * jnp.round(exps - 0.25)
-    return exps, small, above, 1 / jnp.maximum(total, 0.5)
+    inverse = 1 / jnp.maximum(total, 0.5)  # At least 1, unless all are -inf.
+    others = ((1 - above) * (total - exps) + above * small) * inverse
+    return exps * inverse, others, small * inverse, above
 
 
 @_softmax.defjvp
@@ -65,12 +66,11 @@ def _moved(classes, given, x):
     """
     logits, peak = given
 
-    # Taken relative to the x of the class above all others, that class's p is moved by them alone.
+    # Relative to the x of the class that has almost all of p, only the others move it.
     def at_once(logits):
-        exps, small, above, inverse = _parts(logits, peak, classes)
-        p, others = exps * inverse, 1 - above
-        of_peak, of_others = classes.sum(above * x), classes.sum(others * p * x)
-        return p * ((x - of_peak) - (of_others - small * inverse * of_peak))
+        p, _, small, above = _parts(logits, peak, classes)
+        of_peak, of_small = classes.sum(above * x), classes.sum((1 - above) * p * x)
+        return p * ((x - of_peak) - (of_small - small * of_peak))
 
     def in_turn(logits):
         exps = jnp.exp(logits - peak)
