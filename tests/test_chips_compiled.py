@@ -4,17 +4,21 @@ Each probe finds its planted fault.
 """
 
 import dataclasses
+import functools
 
 import hlo
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+import jaxloss
 from benchmarks.chips import __main__ as command
 from benchmarks.chips import compiled, topology, workloads
 from jaxloss import functional as F
+from jaxloss._base import xla
 
 
 def chip_or_skip(name, mesh=""):
@@ -220,6 +224,39 @@ def test_a_stored_copy_is_found(chip):
 
     found = costs(chip, jax.value_and_grad(copied), bf16(65536, 1000))
     assert found["temporaries"] > 0.2 * found["resident"]
+
+
+@pytest.mark.parametrize("given", [f32, bf16])
+def test_a_maximum_of_what_is_computed_is_faster(given):
+    def total(f, x):
+        x = x.astype(jnp.float32)
+        return jnp.sum(jnp.exp(x - f(x)), 1)
+
+    def plain(x):
+        return jnp.max(x, 1, keepdims=True)
+
+    chip = chip_or_skip("v5e")
+    ours, theirs = (
+        costs(chip, functools.partial(total, f), given(4096, 4000))["cost"]
+        for f in (lambda x: xla.maximum(x, (1,)), plain)
+    )
+    assert ours < 0.8 * theirs
+
+
+# Half a million rows of few classes, of which XLA would store what it reads in several places.
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [("softmax_cross_entropy", 1.0), ("poly_loss_cross_entropy", 1.05)],
+)
+def test_losses_of_few_classes_cost_what_those_of_optax_do(name, bound, chip):
+    def mean(library, x, y):
+        return jnp.mean(getattr(library, name)(x, y))
+
+    ours, theirs = (
+        costs(chip, jax.value_and_grad(functools.partial(mean, library)), *2 * [f32(524288, 21)])
+        for library in (jaxloss, optax.losses)
+    )
+    assert ours["cost"] < bound * theirs["cost"]
 
 
 def test_a_turn_of_the_loop_takes_several_frames(chip):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from choices import choices_for
 from derivatives import check
 from hlo import compiled, optimised
 from jax import lax
@@ -88,36 +89,31 @@ def test_opaque_is_x(f, dtype):
 # maximum
 
 
-def row_maximum(x):
-    return jnp.max(x, 1)
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_maximum(platform, dtype):
+    x = [[-inf, -inf], [float(jnp.finfo(dtype).min), -inf], [-2, 3], [inf, 0], [nan, 1], [-0.0, 0]]
+    x = jnp.asarray(x, dtype)
+    tied = jnp.asarray([[1.0, 1, 0]], dtype)
+    with choices_for(platform):
+        found = jax.jit(lambda x: xla.maximum(x, (1,)))(x)
+        slopes = jax.grad(lambda x: xla.maximum(x, (0, 1))[0, 0])(tied)
+    np.testing.assert_array_equal(found, jnp.max(x, 1, keepdims=True))
+    np.testing.assert_array_equal(slopes, [[0.5, 0.5, 0]])
 
 
-@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
-def test_maximum_of_what_was_widened(half):
-    x = jnp.array([[-inf, -inf], [float(jnp.finfo(half).min), -inf], [-2, 3], [inf, 0], [nan, 1]])
-    for given in (x.dtype, half):
-        found = jax.jit(functools.partial(xla.maximum, row_maximum, given=given))(x)
-        np.testing.assert_array_equal(found, jnp.max(x, 1))
+def test_maximum_is_of_what_is_computed_on_a_tpu():
+    """Of what was widened XLA would widen the result."""
 
-
-def test_maximum_is_not_taken_before_it_is_widened():
-    """What XLA cannot look through stands between the two; of what is not widened nothing does."""
-
-    def program(f, dtype):
-        widened = jax.ShapeDtypeStruct((64, 128), dtype)
-        found = jax.jit(lambda x: f(row_maximum, x.astype(jnp.float32), dtype))
-        return found.lower(widened).as_text()
-
-    def plain(find, x, given):
-        return find(x)
-
-    def taken_of(program):
-        before, behind = program.split("stablehlo.reduce(")
+    def taken(f, platform):
+        halves = jax.ShapeDtypeStruct((64, 128), jnp.bfloat16)
+        traced = jax.jit(lambda x: f(x.astype(jnp.float32))).trace(halves)
+        lowered = traced.lower(lowering_platforms=(platform,))
+        before, behind = lowered.as_text().split("stablehlo.reduce(")
         return re.findall(rf"{behind.split()[0]} = stablehlo\.(\w+)", before)[-1]
 
-    assert taken_of(program(xla.maximum, jnp.bfloat16)) == "maximum"
-    assert taken_of(program(plain, jnp.bfloat16)) == "convert"  # Which XLA for a TPU swaps.
-    assert program(xla.maximum, jnp.float32) == program(plain, jnp.float32)
+    assert taken(lambda x: xla.maximum(x, (1,)), "tpu") == "negate"
+    assert taken(lambda x: jnp.max(x, 1), "tpu") == "convert"
+    assert taken(lambda x: xla.maximum(x, (1,)), "cpu") == "convert"
 
 
 # recomputed, recomputed_difference

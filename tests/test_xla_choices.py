@@ -68,33 +68,6 @@ def test_shortcut():
     check(lengths, [x], np.sinh(t) ** 2, [np.sinh(2 * t)], [[2 * np.cosh(2 * t)]])
 
 
-# sums, for_few
-
-
-def test_sums(dtype):
-    x, y = (np.asarray(rows, dtype) for rows in ([[3, -4], [inf, 1]], [[0.5, 2], [1, nan]]))
-    for found, z in zip(xla.sums(jnp.asarray(x), jnp.asarray(y), (1,)), (x, y), strict=True):
-        assert found.dtype == dtype
-        np.testing.assert_array_equal(found, np.sum(z, 1, keepdims=True))
-    slopes = jax.jacrev(lambda x, y: xla.sums(x, y, (0,)), (0, 1))(x[0], y[0])
-    one, nothing = np.ones((1, 2), dtype), np.zeros((1, 2), dtype)
-    jax.tree.map(np.testing.assert_array_equal, slopes, ((one, nothing), (nothing, one)))
-
-
-def test_sums_are_one_on_a_gpu():
-    def apart(x, y, axes):
-        return jnp.sum(x, axes), jnp.sum(y, axes)
-
-    def count(f):
-        traced = jax.jit(lambda x, y: f(x, y, (1,))).trace(X, X)
-        platforms = ("cuda", "rocm", "tpu", "cpu")
-        lowered = (traced.lower(lowering_platforms=(p,)).as_text() for p in platforms)
-        return [text.count("stablehlo.reduce(") for text in lowered]
-
-    assert count(xla.sums) == [1, 1, 2, 2]
-    assert count(apart) == [2] * 4
-
-
 # sums_at_once
 
 
@@ -117,16 +90,47 @@ def test_sums_at_once_store_nothing_on_a_cpu():
     assert at_once[1] < apart[1] - 1.9
 
 
-def test_sums_at_once_are_separate_elsewhere_and_on_meshes():
-    def count(f, *platforms):
+def test_how_many_sums_there_are():
+    def count(f):
         traced = jax.jit(functools.partial(moments, f)).trace(X)
+        platforms = ("cpu", "tpu", "cuda", "rocm")
         lowered = (traced.lower(lowering_platforms=(p,)).as_text() for p in platforms)
         return [text.count("stablehlo.reduce(") for text in lowered]
 
-    assert count(xla.sums_at_once, "cpu", "tpu", "cuda", "rocm") == [1, 3, 3, 3]
-    assert count(separately, "cpu") == [3]
+    assert count(xla.sums_at_once) == [1, 3, 2, 2]
+    assert count(separately) == [3, 3, 3, 3]
     with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
-        assert count(xla.sums_at_once, "cpu") == [3]
+        assert count(xla.sums_at_once) == [3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda"])
+def test_each_sum_is_of_its_own_terms(platform, dtype):
+    parts = [[[3, -4], [inf, 1]], [[0.5, 2], [1, nan]], [[-inf, 2], [-0.0, -0.0]]]
+    parts = tuple(jnp.asarray(x, dtype) for x in parts)
+    with choices_for(platform):
+        found = xla.sums_at_once(parts, (1,))
+        slopes = jax.jacrev(lambda *x: xla.sums_at_once(x, (0,)), (0, 1, 2))(*parts)
+    for total, x in zip(found, parts, strict=True):
+        assert total.dtype == dtype
+        np.testing.assert_array_equal(total, np.sum(x, 1, keepdims=True))
+    for i, row in enumerate(slopes):
+        for j, slope in enumerate(row):
+            wanted = np.eye(2)[None, :, None] * np.ones((1, 2, 2, 2)) * (i == j)
+            np.testing.assert_array_equal(slope, np.moveaxis(wanted, 2, 3).swapaxes(2, 3))
+
+
+def test_a_sum_that_has_no_derivative_in_a_loop():
+    def loss(x, y):
+        one, other = xla.sums_at_once((jnp.exp(x), jnp.exp(y)), (0,))
+        return (one * other)[0]
+
+    def scanned(x):
+        rows = x, jnp.ones_like(x)
+        return lax.scan(lambda so_far, row: (so_far + loss(*row), None), 0.0, rows)[0]
+
+    x = jnp.array([[0.5, 1], [0, -1]])
+    found = jax.jvp(jax.grad(scanned), (x,), (jnp.ones_like(x),))[1]
+    np.testing.assert_allclose(found, np.exp(x) * 2 * np.e, rtol=1e-6)
 
 
 def test_sums_at_once():
@@ -150,63 +154,15 @@ def test_sums_at_once():
     assert "slice" not in str(jax.make_jaxpr(jax.hessian(f))(x[0]))
 
 
+# for_few
+
+
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "cuda", "rocm"])
 def test_only_a_gpu_leaves_nothing_out(platform):
     f = jax.jit(lambda x: xla.for_few(lambda: jnp.sinh(x), lambda: jnp.cosh(x)))
     text = f.trace(jnp.ones(3)).lower(lowering_platforms=(platform,)).as_text()
     is_gpu = platform in ("cuda", "rocm")
     assert ("cosh" in text, "sinh" in text) == (is_gpu, not is_gpu)
-
-
-# sum_where
-
-
-def one_sum(total, rows, x):
-    return total(rows & x)
-
-
-def two_sums(total, rows, x):
-    return jnp.where(rows, total(x), total(False))
-
-
-def below_peak(sum_where, x, labels):
-    """A sum over rows that another one chooses."""
-    exps = jnp.exp(x - jnp.max(x, 1, keepdims=True))
-    rows = jnp.sum(exps, 1, keepdims=True) < 1.5
-
-    def total(at_peak):
-        return jnp.sum(labels * (x - jnp.where(at_peak, 1, 0)), 1, keepdims=True)
-
-    return sum_where(total, rows, exps > 0.75)
-
-
-def test_sum_where_is_one_sum_on_a_cpu():
-    one, two = (cost(functools.partial(below_peak, f), X, X) for f in (xla.sum_where, two_sums))
-    np.testing.assert_array_equal(one, cost(functools.partial(below_peak, one_sum), X, X))
-    assert one[1] < two[1] - 0.9
-
-
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_sum_where_waits_for_no_sum_elsewhere(platform):
-    def sums(f):
-        lowered = jax.jit(functools.partial(below_peak, f)).trace(X, X)
-        return lowered.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.reduce(")
-
-    assert sums(xla.sum_where) == sums(two_sums) == sums(one_sum) + 1
-
-
-@pytest.mark.parametrize("f", [xla.sum_where, one_sum, two_sums])
-def test_sum_where(f):
-    x = jnp.array([[3.0, 0, -2], [0, 0, 0]])
-    labels = jnp.array([[0.5, 0.25, 1], [1, 2, 3]])
-    at_peak = np.array([[1, 0, 0], [0, 0, 0]], np.float32)
-    wanted = np.sum(labels * (x - at_peak), 1, keepdims=True)
-    g = functools.partial(below_peak, f)
-    np.testing.assert_allclose(g(x, labels), wanted, rtol=1e-6)
-    rows = jax.vmap(lambda x, labels: g(x[None], labels[None])[0])(x, labels)
-    np.testing.assert_allclose(rows, wanted, rtol=1e-6)
-    slope = jax.grad(lambda x: jnp.sum(g(x, labels)))(x)
-    np.testing.assert_allclose(slope, labels, rtol=1e-6)
 
 
 # by_sums

@@ -244,11 +244,9 @@ def _sums_at_once(
 
     def sums(i, j):
         """Those of the products of two vectors: multiplied, as they are, divided."""
-        multiplied, divided = xla.sums(
-            scaled(x[i], large) * scaled(x[j], large),
-            scaled(again[i], 1 / large) * scaled(again[j], 1 / large),
-            axes,
-        )
+        multiplied = scaled(x[i], large) * scaled(x[j], large)
+        divided = scaled(again[i], 1 / large) * scaled(again[j], 1 / large)
+        multiplied, divided = xla.sums_at_once((multiplied, divided), axes)
         return multiplied, _sum(x[i] * x[j], axes), divided
 
     def chosen(is_small, is_ordinary, of):

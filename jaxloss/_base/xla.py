@@ -58,18 +58,19 @@ def opaque(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
 
-def maximum(find: _Map, x: jax.Array, given: jnp.dtype) -> jax.Array:
-    """find(x), a maximum of what may have been widened from the dtype `given`.
+def maximum(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The maximum of x over `axes`, which are kept; on a TPU as a minimum of -x.
 
-    XLA widens the maximum instead of its operand, and a TPU v5e, which has no arithmetic for
-    halves, is slow at a maximum of halves: cross entropy of (8192, 128256) in bfloat16 takes 1.26
-    of the cycles, and of (16, 21, 512, 512) 1.23. It may go when XLA knows that.
+    There a maximum of what stands in memory takes longer than one of what is computed, and XLA
+    widens the maximum of halves rather than the halves. Cross entropy of (8192, 128256) takes 1.21
+    of the cycles on a v5e, and in bfloat16 1.28. A CPU stores -x: 1.1 of the bytes of a linear loss
+    in blocks. It may go when XLA for TPUs treats both alike.
     """
-    if x.dtype == given:
-        return find(x)
-    found = find(opaque(x))
-    least = float(jnp.finfo(x.dtype).min)  # No half is so low.
-    return jnp.where(found <= least, -jnp.inf, found)
+
+    def negated():
+        return -jnp.min(-x, axes, keepdims=True)
+
+    return lax.platform_dependent(tpu=negated, default=lambda: jnp.max(x, axes, keepdims=True))
 
 
 @_differentiated_as_x
@@ -162,57 +163,47 @@ def shortcut(
     return lax.platform_dependent(cpu=attempted, default=elsewhere)
 
 
-def sums(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """The sums of x and of y over `axes`, which are kept: the parts of one complex sum.
-
-    Only on a GPU, where XLA takes at most 8 sums from one reading. The cosines of (65536, 768) need
-    9 real ones, and then one vector is read twice: 1.17 of the bytes on an H100. On a TPU a complex
-    sum takes 2.0 of the cycles. It may go when XLA takes more sums at once.
-    """
-
-    def together():
-        both = jnp.sum(lax.complex(x, y), axes, keepdims=True)
-        return lax.real(both), lax.imag(both)
-
-    def apart():
-        return jnp.sum(x, axes, keepdims=True), jnp.sum(y, axes, keepdims=True)
-
-    return lax.platform_dependent(cuda=together, rocm=together, default=apart)
-
-
 def sums_at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
     """The sums over `axes`, which are kept, of several arrays made from the same operands.
 
     On a CPU XLA gives each sum a loop of its own, and stores what it sums: four sums made from
     (64, 131072) take 134 MB. As one reduction they take 34 MB and 0.19 of the bytes, in the same
     time. On a TPU that changes nothing, and on an H100 it stores what separate sums do not: 5.3 GB
-    for the statistics of (8192, 128256) in bfloat16. It may go when XLA reads once on a CPU.
+    for the statistics of (8192, 128256) in bfloat16.
+
+    A GPU takes at most 8 sums from one reading, and each two are the parts of one complex sum
+    there. The cosines of (65536, 768) need 9 real ones, and then one vector is read twice: 1.17 of
+    the bytes on an H100. On a TPU a complex sum takes 2.0 of the cycles.
+
+    It may go when XLA reads once on a CPU, and takes more sums at once on a GPU.
     """
     axes = tuple(sorted(axes))
-    if meshes.are_in_force(parts[0]):
-        return _separate(parts, axes)  # Only of those XLA knows how devices add them up.
-    return _at_once(parts, axes)
 
+    def separate(parts=parts):
+        return tuple(jnp.sum(x, axes, keepdims=True) for x in parts)
 
-def _separate(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    return tuple(jnp.sum(x, axes, keepdims=True) for x in parts)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    def together():
+    def reduced(_, parts):
         nothing = tuple(jnp.zeros((), x.dtype) for x in parts)
         found = lax.reduce(parts, nothing, lambda x, y: jax.tree.map(jnp.add, x, y), axes)
         return tuple(jnp.expand_dims(x, axes) for x in found)
 
-    return lax.platform_dependent(cpu=together, default=lambda: _separate(parts, axes))
+    def spread(_, totals):
+        return tuple(jnp.broadcast_to(y, x.shape) for x, y in zip(parts, totals, strict=True))
 
+    def together():
+        # JAX would differentiate the reduction as a tree.
+        like = [[1 if a in axes else size for a, size in enumerate(x.shape)] for x in parts]
+        zeros = tuple(jnp.zeros(shape, x.dtype) for shape, x in zip(like, parts, strict=True))
+        return linear(reduced, spread, (), parts, zeros)
 
-@_at_once.defjvp
-def _at_once_jvp(axes, primals, tangents):
-    # JAX would differentiate the reduction as a tree.
-    (parts,), (dots,) = primals, tangents
-    return _at_once(parts, axes), _separate(dots, axes)
+    def in_pairs():
+        pairs = tuple(map(lax.complex, parts[::2], parts[1::2]))
+        found = [part(x) for x in separate(pairs) for part in (lax.real, lax.imag)]
+        return *found, *separate(parts[len(found) :])
+
+    # Of a reduction of several arrays XLA does not know how devices add it up.
+    at_once = separate if meshes.are_in_force(parts[0]) else together
+    return lax.platform_dependent(cpu=at_once, cuda=in_pairs, rocm=in_pairs, default=separate)
 
 
 def for_few(skipping: Callable[[], jax.Array], whole: Callable[[], jax.Array]) -> jax.Array:
@@ -236,22 +227,6 @@ def by_sums(at_once: _Map, in_turn: _Map, x: jax.Array) -> jax.Array:
     """
     return lax.platform_dependent(
         x, cpu=in_turn, tpu=at_once, default=lambda x: in_turn(recomputed(x))
-    )
-
-
-def sum_where(
-    total: Callable[[jax.Array | bool], jax.Array], rows: jax.Array, x: jax.Array
-) -> jax.Array:
-    """total(rows & x), for rows that are known after another sum.
-
-    Cross entropy with class probabilities shows what either form costs. On a CPU a second sum takes
-    a loop of its own, and stores what it sums: twice the memory, 1.3 of the bytes, 1.1 to 1.4 of
-    the time. TPUs and GPUs read everything anew where a sum needs another one first: 1.2 of the
-    cycles on a TPU, 1.2 of the bytes on an H100. It may go when one form is best on all chips.
-    """
-    return lax.platform_dependent(
-        cpu=lambda: total(rows & x),
-        default=lambda: jnp.where(rows, total(x), total(False)),
     )
 
 

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxloss._base import checks, elementwise, xla
@@ -16,7 +14,8 @@ from jaxloss._base.call import public
 from jaxloss.core.classes.axes import AxisName, ClassAxes
 from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.labels import Labels, at_label, expand_weights, find, weights_at
-from jaxloss.core.classes.peak import below_and_exp, less_at_peak, log_of_sum, prepared
+from jaxloss.core.classes.peak import prepared
+from jaxloss.core.classes.soft_labels import losses_and_log_sum
 
 
 @public(
@@ -166,6 +165,7 @@ class Terms(NamedTuple):
     label_smoothing: jax.Array | None
     z_loss: jax.Array | None
     softcap: jax.Array | None = None
+    epsilon: jax.Array | None = None  # Of the poly loss.
 
     @classmethod
     def of(
@@ -204,7 +204,7 @@ def losses_of_labels(
 
     Half logits are widened here, each time that they are read.
     """
-    weights, smoothing, z_loss, softcap = terms
+    weights, smoothing, z_loss, softcap, _ = terms
     given = Given(logits, where, softcap)
     given, logits, peak, present = prepared(given, classes)
     losses, log_sum = _surprise(logits, given, peak, found, classes)
@@ -228,7 +228,7 @@ def losses_of_probabilities(
     classes: ClassAxes,
 ) -> jax.Array:
     """`softmax_cross_entropy` of what is checked."""
-    weights, smoothing, z_loss, softcap = terms
+    weights, smoothing, z_loss, softcap, epsilon = terms
     given = Given(logits, where, softcap)
     given, logits, peak, present = prepared(given, classes)
     if where is not None:
@@ -238,7 +238,7 @@ def losses_of_probabilities(
     if smoothing is not None:
         even = _even_labels(logits, where, weights, classes)
         labels = (1 - smoothing) * labels + smoothing * even
-    losses, log_sum = _cross_entropy(logits, labels, given, peak, present, classes)
+    losses, log_sum = losses_and_log_sum(logits, labels, epsilon, given, peak, present, classes)
     return _finished(losses, z_loss, peak + log_sum, present, classes)
 
 
@@ -317,47 +317,3 @@ def _below_peak_jvp(classes, alike, primals, tangents):
 
 
 _below_peak.defjvp(_below_peak_jvp, symbolic_zeros=True)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _cross_entropy(logits, labels, given, peak, present, classes):
-    """Σ_c labels_c (lse - logits_c), and log Σ exp(logits - peak), accurate down to 0."""
-    below, exps = below_and_exp(logits, peak, present)
-    log_sum, alone = log_of_sum(exps, classes)
-    at_peak, own = below > -0.25, lax.stop_gradient(below)
-
-    def total(at_peak):
-        parts = labels * (jnp.where(at_peak, own, 0) - below)
-        parts = xla.filled(present & (labels != 0), parts, 0)
-        return jnp.sum(parts, classes.axes, keepdims=True)
-
-    below_peak = classes.psum(xla.sum_where(total, alone, at_peak))
-    mass = classes.sum(labels)
-    return below_peak + elementwise.product(mass, log_sum), log_sum
-
-
-def _cross_entropy_jvp(classes, primals, tangents):
-    # Autodiff's p Σ labels - labels cancels as well; p - 1 is taken apart instead, as
-    # (exp(-log_sum) - 1) + exp(-log_sum) (exps - 1).
-    logits, labels, given, peak, present = primals
-    logits = given.scores_again(logits, classes)
-    losses, log_sum = _cross_entropy(*primals, classes)
-    below, exps = below_and_exp(logits, peak, present)
-    _, alone = log_of_sum(exps, classes)
-    at_peak = alone & (exps > 0.75)
-    parts = log_parts = jnp.zeros_like(logits)
-    if not isinstance(tangents[0], SymbolicZero):
-        scale = jnp.exp(-log_sum)
-        p_minus_1 = jnp.expm1(-log_sum) + scale * less_at_peak(exps, at_peak, 1)
-        mass = classes.sum(labels)
-        gradient = (mass - labels) * (scale * exps) + labels * p_minus_1
-        parts = jnp.where(present, gradient, 0) * tangents[0]
-        log_parts = jnp.where(present, scale * exps, 0) * tangents[0]
-    if not isinstance(tangents[1], SymbolicZero):
-        surprise = jnp.where(present, log_sum - less_at_peak(below, at_peak, 0), 0)
-        parts = parts + elementwise.silenced(labels, surprise) * tangents[1]
-    totals = (classes.sum(x) for x in (parts, log_parts))
-    return (losses, log_sum), tuple(totals)
-
-
-_cross_entropy.defjvp(_cross_entropy_jvp, symbolic_zeros=True)

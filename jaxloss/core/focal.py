@@ -11,7 +11,6 @@ from jaxloss._base import checks, elementwise
 from jaxloss._base.call import public
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.classes.labels import find, label_weights
-from jaxloss.core.classes.softmax import missed
 from jaxloss.core.cross_entropy import (
     Terms,
     losses_of_labels,
@@ -293,8 +292,8 @@ def poly_loss_cross_entropy(
     checks.require((labels >= 0) & (labels <= 1), "labels", "be probabilities in [0, 1]", where)
     epsilon = checks.number("epsilon", epsilon, logits)
     labels = elementwise.masked(where, labels)
-    losses = losses_of_probabilities(logits, labels, where, Terms(None, None, None), classes)
-    return losses + epsilon * missed(logits, labels, where, classes)
+    terms = Terms(None, None, None, epsilon=epsilon)
+    return losses_of_probabilities(logits, labels, where, terms, classes)
 
 
 @public(static=("axis",))

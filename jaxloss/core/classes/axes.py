@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
 
-from jaxloss._base import checks
+from jaxloss._base import checks, xla
 
 AxisName = str | tuple[str, ...] | None
 
@@ -40,7 +40,7 @@ class ClassAxes:
         return x if self.axis_name is None else lax.psum(x, self.axis_name)
 
     def max(self, x: jax.Array) -> jax.Array:
-        x = jnp.max(x, self.axes, keepdims=True)
+        x = xla.maximum(x, self.axes)
         return x if self.axis_name is None else lax.pmax(x, self.axis_name)
 
     def is_first_largest(self, x: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ def prepared(given: Given, classes: ClassAxes) -> tuple[Given, jax.Array, jax.Ar
     """
     logits, where = given.logits, given.where
     plain = given.masked(logits.astype(checks.wide(logits.dtype)), classes)
-    peak = xla.maximum(classes.max, lax.stop_gradient(plain), logits.dtype)
+    peak = classes.max(lax.stop_gradient(plain))
     peak = lax.stop_gradient(capped(peak, given.softcap))
     present = xla.true_like(peak)
     if where is not None:
@@ -74,6 +74,11 @@ def log_of_sums(
 def less_at_peak(x: jax.Array, at_peak: jax.Array, otherwise: float) -> jax.Array:
     """x - otherwise, but exactly 0 at the peak, with the derivative of x."""
     return x - jnp.where(at_peak, lax.stop_gradient(x), otherwise)
+
+
+def replaced(x: jax.Array, where: jax.Array, value: jax.Array) -> jax.Array:
+    """x, but `value` where x cancels, with the derivative of x, which does not."""
+    return less_at_peak(x, where, 0) + lax.stop_gradient(jnp.where(where, value, 0))
 
 
 class Softmax(NamedTuple):
