@@ -97,17 +97,19 @@ def test_every_derivative(beta, x64):
 
     f = total(functools.partial(ours, beta=beta, chunk_size=2))
     g = total(lambda floats: by_formula(**floats, beta=beta))
-    tangents = jax.tree.map(jnp.sin, floats)
     own = {name: floats[name] for name in ("bias", "teacher_inputs", "temperature")}
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def derivatives(f, floats, own):
-        return jax.jvp(f, (floats,), (tangents,)), jax.hessian(f)(own)
+    @jax.jit
+    def derivatives(floats, own):
+        tangents = jax.tree.map(jnp.sin, floats)
+        along = [jax.jvp(h, (floats,), (tangents,)) for h in (f, g)]
+        back = jax.jacrev(jax.jacrev(jax.checkpoint(f)))(own)
+        return along, jax.hessian(f)(own), back, jax.hessian(g)(own)
 
-    (along, second), (wanted, wanted_second) = (derivatives(h, floats, own) for h in (f, g))
+    (along, wanted), *found, wanted_second = derivatives(floats, own)
     check_close(along, wanted, rtol=1e-11)
-    for found in (second, jax.jit(jax.jacrev(jax.jacrev(jax.checkpoint(f))))(own)):
-        check_close(found, wanted_second, rtol=1e-9, atol=1e-11)
+    for second in found:
+        check_close(second, wanted_second, rtol=1e-9, atol=1e-11)
 
 
 @BETAS
@@ -125,10 +127,10 @@ def test_agreement_is_zero(beta):
 
 @BETAS
 def test_absent_examples(beta):
-    floats = {name: jnp.asarray(x, jnp.float32) for name, x in ARRAYS.items()}
-    given = {**floats, "inputs": floats["inputs"].at[2].set(jnp.nan)}
-    given["teacher_inputs"] = floats["teacher_inputs"].at[2].set(jnp.inf)
+    floats = {name: x.astype(np.float32) for name, x in ARRAYS.items()}
     where, kept = (np.arange(N) != 2)[:, None], np.arange(N) != 2
+    given = {**floats, "inputs": np.where(where, floats["inputs"], np.float32(np.nan))}
+    given["teacher_inputs"] = np.where(where, floats["teacher_inputs"], np.float32(np.inf))
 
     def total(floats, **options):
         losses = ours(floats, beta=beta, **options)
@@ -136,7 +138,7 @@ def test_absent_examples(beta):
 
     f = jax.value_and_grad(total, has_aux=True)
     f = jax.jit(f, static_argnames="chunk_size")
-    (_, losses), gradients = f(given, where=where, chunk_size=2)
+    (_, losses), gradients = jax.tree.map(np.asarray, f(given, where=where, chunk_size=2))
     few = {k: x[kept] if k.endswith("inputs") else x for k, x in floats.items()}
     (_, wanted), references = f(few)
     assert losses[2] == 0
@@ -206,16 +208,19 @@ def test_half_operands(half):
     halves = {name: jnp.asarray(rng.normal(size=s) / 3, half) for name, s in shapes.items()}
     factors = rng.uniform(0.5, 1, 70)
 
-    def total(f):
-        return lambda floats: jnp.sum(f(floats) * factors)
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(f, floats, factors):
+        def total(floats):
+            return jnp.sum(f(floats) * factors)
+
+        return f(floats), jax.grad(total)(floats)
 
     f = functools.partial(ours, chunk_size=100)
-    losses, gradients = f(halves), jax.grad(total(f))(halves)
+    losses, gradients = both(f, halves, factors.astype(np.float32))
     with jax.enable_x64(True):
-        wide = {name: jnp.asarray(np.asarray(x, np.float64)) for name, x in halves.items()}
-        wanted = by_formula(**wide)
-        references = jax.grad(total(lambda floats: by_formula(**floats)))(wide)
-        wanted, references = jax.tree.map(np.asarray, (wanted, references))
+        wide = {name: np.asarray(x, np.float64) for name, x in halves.items()}
+        found = both(lambda floats: by_formula(**floats), wide, factors)
+        wanted, references = jax.tree.map(np.asarray, found)
     np.testing.assert_allclose(losses, wanted, rtol=2e-6)
     for name, gradient in gradients.items():
         assert gradient.dtype == half
@@ -224,41 +229,51 @@ def test_half_operands(half):
         assert error <= {jnp.bfloat16: 4e-3, jnp.float16: 5e-4}[half]
 
 
+def with_all_gradients(f):
+    return jax.jit(jax.value_and_grad(lambda *args: jnp.mean(f(*args)), (0, 1, 2, 3)))
+
+
+def in_blocks(beta):
+    return functools.partial(jaxloss.linear_softmax_divergence, beta=beta, chunk_size=8)
+
+
+@functools.cache
+def on_one_device(beta):
+    """Arguments, and what is wanted of them."""
+    rng = np.random.default_rng(4)
+    arrays = [rng.normal(size=s).astype(np.float32) for s in ((16, 8), (32, 8)) * 2]
+    return arrays, jax.tree.map(np.asarray, with_all_gradients(in_blocks(beta))(*arrays))
+
+
 @BETAS
 @pytest.mark.parametrize("door", ["named", AxisType.Explicit, AxisType.Auto], ids=str)
 def test_classes_and_examples_on_several_devices(door, beta):
-    rng = np.random.default_rng(4)
-    arrays = [rng.normal(size=s).astype(np.float32) for s in ((16, 8), (32, 8)) * 2]
+    arrays, wanted = on_one_device(beta)
     specs = (P("data", None), P("model", None)) * 2
     kind = AxisType.Auto if door == "named" else door
     grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
 
-    f = functools.partial(jaxloss.linear_softmax_divergence, beta=beta, chunk_size=8)
-    part = f
+    part = in_blocks(beta)
     if door == "named":
-        part = functools.partial(f, axis_name="model")
+        part = functools.partial(part, axis_name="model")
         part = jax.shard_map(part, mesh=grid, in_specs=specs, out_specs=P("data"))
 
-    def total(f):
-        return jax.value_and_grad(lambda *args: jnp.mean(f(*args)), (0, 1, 2, 3))
-
-    wanted = total(f)(*arrays)
     with jax.set_mesh(grid):
         args = [
             jax.device_put(a, NamedSharding(grid, s)) for a, s in zip(arrays, specs, strict=True)
         ]
-        program = hlo.compiled(total(part), *args)
+        program = hlo.partitioned(with_all_gradients(part), *args)
         got = program(*args)
     check_close(got, wanted, rtol=2e-5, atol=2e-6)
     assert hlo.gathering(program) == []
 
 
 def test_a_teacher_of_another_width():
-    floats = {name: jnp.asarray(x, jnp.float32) for name, x in ARRAYS.items()}
+    floats = {name: x.astype(np.float32) for name, x in ARRAYS.items()}
     few = {k: x.astype(jnp.bfloat16) if k.startswith("teacher") else x for k, x in floats.items()}
     wide = {k: x.astype(jnp.float32) for k, x in few.items()}
     np.testing.assert_allclose(ours(few), ours(wide), rtol=1e-5)
-    gradient = jax.grad(lambda floats: ours(floats).sum())(few)
+    gradient = jax.jit(jax.grad(lambda floats: ours(floats).sum()))(few)
     assert {k: x.dtype for k, x in gradient.items()} == {k: x.dtype for k, x in few.items()}
     with jax.enable_x64(True):
         exact = {k: jnp.asarray(x) for k, x in ARRAYS.items()}

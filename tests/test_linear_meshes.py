@@ -33,7 +33,28 @@ DOORS: dict[str, Any] = {
 
 
 def compiled(f, *args):
-    return hlo.compiled(jax.value_and_grad(f, (0, 1)), *args)
+    return hlo.partitioned(jax.value_and_grad(f, (0, 1)), *args)
+
+
+def alone(f, *args):
+    """As one device has it."""
+    return jax.jit(jax.value_and_grad(f, (0, 1)))(*args)
+
+
+@functools.cache
+def alone_through(door):
+    return jax.tree.map(np.asarray, alone(DOORS[door], *sharded(AxisType.Auto)[1]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(f, floats, rest):
+    """Value, gradient, derivative along a direction, and the gradient of that."""
+
+    def along(floats):
+        return jax.jvp(lambda x: f(x, rest), (floats,), (jax.tree.map(jnp.cos, given),))[1]
+
+    given = floats
+    return jax.value_and_grad(f)(floats, rest), *jax.value_and_grad(along)(floats)
 
 
 def spread_over(grid, arrays, specs):
@@ -72,13 +93,12 @@ def check_sharded(got, wanted, program):
 def test_classes_and_examples_on_several_devices(door, kind):
     grid, arrays, specs = sharded(kind)
     f = functools.partial(DOORS[door], chunk_size=32)
-    wanted = jax.value_and_grad(f, (0, 1))(*arrays)
     with jax.set_mesh(grid):
         args = spread_over(grid, arrays, specs)
         program = compiled(f, *args)
         got = program(*args)
     assert [g.sharding.spec[0] for g in got[1]] == ["data", "model"]
-    check_sharded(got, wanted, program)
+    check_sharded(got, alone_through(door), program)
 
 
 @pytest.mark.parametrize("door", ["core", "functional"])
@@ -96,7 +116,7 @@ def test_classes_over_a_named_axis(door):
         return jax.lax.pmean(mean(x, w, y, chunk_size=8, axis_name="model"), "data")
 
     program = compiled(part, *arrays)
-    check_sharded(program(*arrays), jax.value_and_grad(mean, (0, 1))(*arrays), program)
+    check_sharded(program(*arrays), alone(mean, *arrays), program)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -116,7 +136,7 @@ def test_a_named_axis_in_torch_function(reduction):
     mapped = jax.shard_map(named, mesh=grid, in_specs=specs, out_specs=P())
     moving = 0, 1, 3
     got = jax.jit(jax.value_and_grad(mapped, moving))(*args)
-    check_close(got, jax.value_and_grad(loss, moving)(*args))
+    check_close(got, jax.jit(jax.value_and_grad(loss, moving))(*args))
 
 
 @pytest.mark.parametrize("way", ["explicit", "named"])
@@ -124,7 +144,7 @@ def test_probabilities_over_classes_of_several_devices(way):
     grid, (x, w, _), _ = sharded(AxisType.Explicit if way == "explicit" else AxisType.Auto)
     y = np.random.default_rng(5).dirichlet(np.ones(128), 64).astype(np.float32)
     specs = P(), P("model"), P(None, "model")
-    wanted = jax.value_and_grad(F.linear_cross_entropy, (0, 1, 2))(x, w, y)
+    wanted = jax.jit(jax.value_and_grad(F.linear_cross_entropy, (0, 1, 2)))(x, w, y)
     f = F.linear_cross_entropy
     if way == "named":
         named = functools.partial(f, axis_name="model")
@@ -138,16 +158,13 @@ def test_probabilities_over_classes_of_several_devices(way):
 def test_data_parallel_gradients_are_added_up_once(door):
     grid, arrays, specs = sharded(AxisType.Auto)
 
-    def whole(x, w, y):
-        return DOORS[door](x, w, y) / (1 if door == "mean" else 2)
-
     @jax.shard_map(mesh=grid, in_specs=(specs[0], P(), specs[2]), out_specs=P())
     def part(x, w, y):
         return jax.lax.pmean(DOORS[door](x, w, y, chunk_size=16), "data")
 
     program = compiled(part, *arrays)
-    got, wanted = program(*arrays), jax.value_and_grad(whole, (0, 1))(*arrays)
-    check_close(got, wanted)
+    share = 1 if door == "mean" else 2
+    check_close(program(*arrays), jax.tree.map(lambda x: x / share, alone_through(door)))
     assert hlo.added_up(program).count(128 * 16) == 1
 
 
@@ -164,14 +181,15 @@ def test_sequences_stay_where_they_are(batch, kind):
         return jaxloss.reduce(losses), losses
 
     f = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    wanted = f(*args)
+    wanted = jax.jit(f)(*args)
     grid = jax.make_mesh((2, 4), ("data", "time"), axis_types=(kind,) * 2)
     with jax.set_mesh(grid):
         spread = spread_over(grid, args, specs)
-        program = hlo.compiled(f, *spread)
+        program = hlo.partitioned(f, *spread)
         got = program(*spread)
         if kind == AxisType.Explicit:
-            assert jax.typeof(jax.jit(f)(*spread)[0][1]).sharding.spec == spec
+            (_, losses), _ = jax.eval_shape(f, *spread)
+            assert losses.sharding.spec == spec
     assert hlo.gathering(program) == []
     assert got[0][1].sharding.is_equivalent_to(NamedSharding(grid, spec), 2)
     assert got[1][0].sharding.is_equivalent_to(NamedSharding(grid, spec), 3)
@@ -195,13 +213,13 @@ def test_explicit_axes_laid_in_any_way(layout, door):
     grid, arrays, _ = sharded(AxisType.Explicit)
     inputs, kernel = LAYOUTS[layout]
     specs = inputs, kernel, P(inputs[0])
-    wanted = jax.value_and_grad(DOORS[door], (0, 1))(*arrays)
     f = functools.partial(DOORS[door], chunk_size=32)
     with jax.set_mesh(grid):
-        program = compiled(f, *spread_over(grid, arrays, specs))
-        got = program(*spread_over(grid, arrays, specs))
+        args = spread_over(grid, arrays, specs)
+        program = compiled(f, *args)
+        got = program(*args)
     assert [g.sharding.spec for g in got[1]] == [inputs, kernel]
-    check_close(got, wanted)
+    check_close(got, alone_through(door))
     # A kernel travels once, and not in every turn of a loop.
     assert all("while" not in i.computation for i in hlo.gathering(program))
 
@@ -224,38 +242,49 @@ WITH_FEATURES: dict[str, Any] = {
         x, w, jnp.sin(x), jnp.cos(w), **o
     ).mean(),
 }
+# Unchecked, the rules ask whether there are classes over an axis, and nothing else of the layout.
+UNCHECKED = [
+    *((door, "classes over model, features over data") for door in WITH_FEATURES),
+    ("mean", "features over data"),
+    ("each", "features over both"),
+    ("statistics", "examples over another"),
+    ("divergence", "examples over none"),
+]
 
 
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize("layout", NAMED)
-@pytest.mark.parametrize("door", WITH_FEATURES)
+@functools.cache
+def gathered(door):
+    """Arguments, and what is wanted of them."""
+    rng = np.random.default_rng(6)
+    x, w = (rng.normal(size=size).astype(np.float32) for size in ((16, 8), (12, 8)))
+    args = (x, w), rng.integers(0, 12, 16).astype(np.int32)
+    wanted = derivatives(lambda floats, labels: WITH_FEATURES[door](*floats, labels), *args)
+    return args, jax.tree.map(np.asarray, wanted)
+
+
+@pytest.mark.parametrize(
+    ("door", "layout", "checked"),
+    [(door, layout, True) for door in WITH_FEATURES for layout in NAMED]
+    + [(door, layout, False) for door, layout in UNCHECKED],
+)
 def test_features_over_a_named_axis(door, layout, checked):
     """As `jax.lax.all_gather` before the call."""
     loss, (classes, features, examples) = WITH_FEATURES[door], NAMED[layout]
-    rng = np.random.default_rng(6)
-    x, w = (rng.normal(size=size).astype(np.float32) for size in ((16, 8), (12, 8)))
-    y = rng.integers(0, 12, 16).astype(np.int32)
+    args, wanted = gathered(door)
     grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
     @jax.shard_map(
         mesh=grid,
-        in_specs=(P(examples), P(classes, features), P(examples)),
+        in_specs=((P(examples), P(classes, features)), P(examples)),
         out_specs=P(),
         check_vma=checked,
     )
-    def mapped(x, w, y):
-        own = loss(x, w, y, axis_name=classes, features_axis_name=features)
+    def mapped(floats, labels):
+        own = loss(*floats, labels, axis_name=classes, features_axis_name=features)
         varying = jax.typeof(own).mat.varying if checked else grid.axis_names
         return jax.lax.pmean(own, tuple(varying))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def derivatives(f, x, w):
-        def along(x, w):
-            return jax.jvp(lambda x, w: f(x, w, y), (x, w), (jnp.cos(x), jnp.sin(w)))[1]
-
-        return jax.value_and_grad(f, (0, 1))(x, w, y), along(x, w), jax.grad(along, 1)(x, w)
-
-    check_close(derivatives(mapped, x, w), derivatives(loss, x, w), 3e-5)
+    check_close(derivatives(mapped, *args), wanted, 3e-5)
 
 
 def test_features_that_cannot_be_spread_evenly_are_named():
@@ -283,7 +312,7 @@ def test_blocks_need_not_divide_what_a_device_has():
     f = jax.value_and_grad(functools.partial(DOORS["none"], chunk_size=4), (0, 1))
     with jax.set_mesh(grid):
         got = jax.jit(f)(*spread_over(grid, arrays, (P("data", None), P(), P("data"))))
-    check_close(got, f(*arrays))
+    check_close(got, jax.jit(f)(*arrays))
 
 
 EVERYTHING = {
@@ -334,17 +363,6 @@ def loss_of_parts(floats, rest):
 
     given = floats, rest
     return loss_of_all(*part(0)) + loss_of_all(*part(1))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def derivatives(f, floats, rest):
-    """Value, gradient, derivative along a direction, and the gradient of that."""
-
-    def along(floats):
-        return jax.jvp(lambda x: f(x, rest), (floats,), (jax.tree.map(jnp.cos, given),))[1]
-
-    given = floats
-    return jax.value_and_grad(f)(floats, rest), along(floats), jax.grad(along)(floats)
 
 
 @functools.cache

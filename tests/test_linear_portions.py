@@ -55,14 +55,23 @@ def portions():
 def in_float32(door):
     """Value and gradients on one device."""
     arrays = halves(np.random.default_rng(6))
-    f = jax.value_and_grad(HALVES[door], (0, 1))
+    f = jax.jit(jax.value_and_grad(HALVES[door], (0, 1)))
     found = f(*(x.astype(np.float32) if x.ndim > 1 else x for x in arrays))
     return jax.tree.map(np.asarray, found)
 
 
-@KINDS
-@pytest.mark.parametrize("door", HALVES)
-@pytest.mark.parametrize("layout", LAYOUTS)
+# Explicit axes say how a kernel lies, and a sum and losses have rules of their own for that; else
+# each two of layout, door and kind of axes.
+SPREAD = [(layout, door, AxisType.Explicit) for layout in LAYOUTS for door in ("none", "mean")]
+SPREAD += [("classes and features", door, AxisType.Auto) for door in ("none", "mean")]
+SPREAD += [
+    (layout, door, (AxisType.Explicit, AxisType.Auto)[(i + j) % 2])
+    for i, layout in enumerate(LAYOUTS)
+    for j, door in enumerate(("smoothed", "divergence", "statistics"))
+]
+
+
+@pytest.mark.parametrize(("layout", "door", "kind"), SPREAD, ids=str)
 def test_half_kernels_of_several_devices(layout, door, kind):
     arrays, wanted = halves(np.random.default_rng(6)), in_float32(door)
     f = jax.value_and_grad(HALVES[door], (0, 1))
@@ -70,7 +79,7 @@ def test_half_kernels_of_several_devices(layout, door, kind):
     grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
     with jax.set_mesh(grid):
         args = spread_over(grid, arrays, (inputs, kernel, P(inputs[0])))
-        program = hlo.compiled(f, *args)
+        program = hlo.partitioned(f, *args)
         got = program(*args)
     np.testing.assert_allclose(got[0], wanted[0], rtol=1e-5)
     assert max(map(distance, got[1], wanted[1])) < 4e-3
@@ -84,7 +93,7 @@ def test_half_kernels_of_several_devices(layout, door, kind):
 def test_half_inputs_or_kernels_alone(position, kind):
     arrays = halves(np.random.default_rng(8))
     f = jax.grad(DOORS["mean"], position)
-    wanted = f(*(x.astype(np.float32) if x.ndim > 1 else x for x in arrays))
+    wanted = jax.jit(f)(*(x.astype(np.float32) if x.ndim > 1 else x for x in arrays))
     grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
     with jax.set_mesh(grid):
         got = jax.jit(f)(*spread_over(grid, arrays, (P("data"), P(), P("data"))))
@@ -110,7 +119,7 @@ def test_half_kernels_in_every_derivative(door):
 
         return along(x, w), jax.grad(along, (0, 1))(x, w), jax.grad(squares, (0, 1))(x, w)
 
-    wanted = derivatives(wide[0], wide[1], arrays[2])
+    wanted = jax.jit(derivatives)(wide[0], wide[1], arrays[2])
     with jax.set_mesh(grid):
         got = jax.jit(derivatives)(
             *spread_over(grid, arrays, (P("data", None), P("model", "data"), P("data")))
@@ -134,7 +143,7 @@ def test_half_kernels_in_a_mapped_function(scale):
     f = jax.grad(functools.partial(total, losses), (0, 1))
     program = hlo.optimised(f, x, w)
     whole = functools.partial(total, jaxloss.linear_softmax_cross_entropy)
-    wanted = jax.grad(whole, (0, 1))(*(x.astype(np.float32) for x in (x, w)))
+    wanted = jax.jit(jax.grad(whole, (0, 1)))(*(x.astype(np.float32) for x in (x, w)))
     assert max(map(distance, program(x, w), wanted)) < 4e-3
     # What the devices add up is a portion of the kernel's gradient.
     assert 12 * 16 in hlo.added_up(program)
@@ -154,5 +163,6 @@ def test_half_kernels_in_a_mapped_mean():
     # The gradient is made along with the loss, and the kernel's of a portion at a time.
     assert len(hlo.products(f, x, w, y)) == 3
     assert max(hlo.added_up(program)) < 136 // 4 * 16
-    wanted = jax.grad(F.linear_cross_entropy, (0, 1))(*(x.astype(np.float32) for x in (x, w)), y)
+    alone = jax.jit(jax.grad(F.linear_cross_entropy, (0, 1)))
+    wanted = alone(*(x.astype(np.float32) for x in (x, w)), y)
     assert max(map(distance, program(x, w, y), wanted)) < 4e-3

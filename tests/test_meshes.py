@@ -106,7 +106,7 @@ def test_labels_that_every_device_holds():
     loss = jax.value_and_grad(
         lambda x, y: jaxloss.softmax_cross_entropy_with_integer_labels(x, y).sum()
     )
-    wanted = loss(jnp.asarray(logits), jnp.asarray(labels))
+    wanted = jax.jit(loss)(logits, labels)
     mesh = grid(AxisType.Explicit)
     with jax.set_mesh(mesh):
         found = jax.jit(loss)(jax.device_put(logits, NamedSharding(mesh, SPEC)), labels)
@@ -133,7 +133,7 @@ def test_values_of_vmap_over_explicit_axes(name):
     args = [np.stack([x] * 8) for x in loss.inputs()]
     args[0] *= np.linspace(0.5, 1, 8, dtype=args[0].dtype).reshape(-1, *[1] * (args[0].ndim - 1))
     f = jax.vmap(jax.value_and_grad(lambda *x: loss.losses(*x).sum()))
-    wanted = f(*map(jnp.asarray, args))
+    wanted = jax.jit(f)(*args)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in args]
@@ -146,7 +146,7 @@ def test_values_of_vmap_over_explicit_axes(name):
 def test_vmap_of_statistics_over_explicit_axes():
     logits, labels = np.random.default_rng(1).normal(size=(8, 5)), np.arange(8) % 5
     f = jax.vmap(jax.value_and_grad(lambda x, y: jaxloss.softmax_statistics(x, y).log_prob))
-    wanted = f(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    wanted = jax.jit(f)(logits.astype(np.float32), labels)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         spread = [jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (logits, labels)]
@@ -160,8 +160,8 @@ def test_automatic_axes(loss):
     f, args = problem(loss, 8)
     mesh = grid(AxisType.Auto)
     with jax.set_mesh(mesh):
-        program = jax.jit(f).lower(*laid(loss, args, mesh)).compile()
-    shapes = jax.eval_shape(f, *args)
+        lowered = hlo.lowered(f, *laid(loss, args, mesh))
+    program, shapes = lowered.compile(), lowered.out_info
     for sharding, x in zip(*map(jax.tree.leaves, (program.output_shardings, shapes)), strict=True):
         assert sharding.is_equivalent_to(NamedSharding(mesh, SPEC), x.ndim)
     assert hlo.gathering(program) == []
