@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false
 # What type checkers do not take is refused.
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,10 +118,12 @@ def test_the_axis_of_a_single_class_may_be_left_out(cls):
 def test_what_is_ignored_may_hold_anything(cls, dtype):
     answers = jnp.asarray(ANSWERS).astype(dtype)
     void = ANSWERS == 255
-    spoiled = jnp.where(void, jnp.nan, LOGITS)
+    spoiled = np.where(void, np.nan, LOGITS).astype(np.float32)
+    loss = jax.jit(jax.value_and_grad(cls(ignore_index=255)))
+    wanted = cls(ignore_index=255)(LOGITS, ANSWERS)
     for logits in (LOGITS, spoiled):
-        value, gradient = jax.value_and_grad(cls(ignore_index=255))(jnp.asarray(logits), answers)
-        np.testing.assert_array_equal(value, cls(ignore_index=255)(LOGITS, ANSWERS))
+        value, gradient = loss(logits, answers)
+        np.testing.assert_array_equal(value, wanted)
         np.testing.assert_array_equal(np.asarray(gradient)[void], 0)
         assert np.all(np.isfinite(gradient))
 
@@ -128,7 +132,7 @@ def test_what_is_ignored_may_hold_anything(cls, dtype):
 @each_kind
 def test_nothing_that_takes_part_is_nan_with_gradient_0(cls, kind):
     nothing = np.full_like(KINDS[kind], -100)
-    value, gradient = jax.value_and_grad(cls())(LOGITS, nothing)
+    value, gradient = jax.jit(jax.value_and_grad(cls()))(LOGITS, nothing)
     assert np.isnan(value)
     np.testing.assert_array_equal(gradient, 0)
     assert np.all(np.asarray(cls(reduction="none")(LOGITS, nothing)) == 0)
@@ -140,8 +144,13 @@ def test_a_bad_label_is_nan_in_its_own_example(cls, bad):
     labels = np.array(LABELS % C)
     labels[1, 2, 3] = bad
     loss = cls(reduction="none")
-    value, pullback = jax.vjp(lambda x: loss(x, labels), LOGITS)
-    (gradient,) = pullback(jnp.ones_like(value))
+
+    @jax.jit
+    def derive(x):
+        value, pullback = jax.vjp(lambda x: loss(x, labels), x)
+        return value, *pullback(jnp.ones_like(value))
+
+    value, gradient = derive(LOGITS)
     spoiled = np.zeros(value.shape, bool)
     spoiled[(1, 2, 3) if cls is nnx.FocalLoss else 1] = True
     np.testing.assert_array_equal(np.isnan(value), spoiled)
@@ -236,13 +245,16 @@ def test_derivatives(cls, kind, x64):
     def slope(x):
         return jax.jvp(lambda x: loss(x, KINDS[kind]), (x,), (jnp.asarray(direction),))
 
-    value, second = jax.jit(jax.jvp, static_argnums=0)(slope, (logits,), (direction,))
+    @jax.jit
+    def derivatives(x):
+        gradient = jax.grad(lambda x: loss(x, KINDS[kind]))(x)
+        return jax.jvp(slope, (x,), (direction,)), gradient, jax.grad(lambda x: slope(x)[1])(x)
+
+    (value, second), gradient, curvature = derivatives(logits)
     ahead, behind = slope(logits + step * direction), slope(logits - step * direction)
     for got, a, b in zip(second, ahead, behind, strict=True):
         np.testing.assert_allclose(got, (a - b) / (2 * step), rtol=1e-6)
-    gradient = jax.jit(jax.grad(lambda x: loss(x, KINDS[kind])))(logits)
     np.testing.assert_allclose(np.vdot(gradient, direction), value[1], rtol=1e-10)
-    curvature = jax.jit(jax.grad(lambda x: slope(x)[1]))(logits)
     np.testing.assert_allclose(np.vdot(curvature, direction), second[1], rtol=1e-8)
 
 
@@ -302,10 +314,11 @@ def test_mixed_derivatives_of_the_poly_loss(logits, x64):
         return jnp.sum(y * (2 * (1 - jnp.exp(log_p)) - log_p))
 
     x, y = jnp.array(logits), jnp.array([0.5, 0.2, 0.3])
-    for order in ((0, 1), (1, 0)):
-        for inner in (jax.jacrev, jax.jacfwd):
-            found, wanted = (
-                inner(jax.grad(f, order[0]), order[1])(x, y)
-                for f in (jaxloss.poly_loss_cross_entropy, plain)
-            )
-            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def mixed(f, *args):
+        orders = [(one, other) for one in ((0, 1), (1, 0)) for other in (jax.jacrev, jax.jacfwd)]
+        return [inner(jax.grad(f, i), j)(*args) for (i, j), inner in orders]
+
+    found, wanted = (mixed(f, x, y) for f in (jaxloss.poly_loss_cross_entropy, plain))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)

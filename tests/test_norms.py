@@ -254,8 +254,8 @@ def test_norms_of_every_size(monkeypatch, dtype):
     careful(monkeypatch)
     info = jnp.finfo(dtype)
     exponents = np.arange(info.minexp + 4, info.maxexp - 3, info.maxexp // 32)
-    sizes = jnp.asarray(2.0 ** exponents.astype(np.float64), dtype)[:, None]
-    x, y = (sizes * jnp.asarray(v, dtype) for v in ([[3, 4]], [[4, 3]]))
+    sizes = (2.0 ** exponents.astype(np.float64)).astype(dtype)[:, None]
+    x, y = (sizes * np.asarray(v, dtype) for v in ([[3, 4]], [[4, 3]]))
     tolerance = 8 * float(info.eps)
 
     @jax.jit
@@ -268,7 +268,7 @@ def test_norms_of_every_size(monkeypatch, dtype):
 
     value, slope = length(x)
     np.testing.assert_allclose(value, 5 * sizes[:, 0], rtol=tolerance)
-    np.testing.assert_allclose(slope, jnp.broadcast_to(x[:1] / value[0], x.shape), rtol=tolerance)
+    np.testing.assert_allclose(slope, np.broadcast_to(x[:1] / value[0], x.shape), rtol=tolerance)
 
     @jax.jit
     def cosine(x, y):
@@ -285,8 +285,8 @@ def test_norms_of_every_size(monkeypatch, dtype):
     # (u_y - 0.96 u_x) / |x|, in the unit of 1 / |x|, which is not always a number of this dtype.
     for slope, size, turned in ((to_x, sizes[i], [[1, -0.75]]), (to_y, sizes[j], [[-0.75, 1]])):
         sane = (size > 4 / info.max) & (size < 1 / (64 * info.tiny))
-        found = jnp.where(sane, slope * size, 0)
-        wanted = jnp.where(sane, jnp.asarray(turned, dtype) * 0.28 * 0.8 / 5, 0)
+        found = np.where(sane, np.asarray(slope) * size, 0)
+        wanted = np.where(sane, np.array(turned) * 0.28 * 0.8 / 5, 0)
         np.testing.assert_allclose(found, wanted, rtol=8 * tolerance, atol=8 * tolerance)
 
 
@@ -294,12 +294,11 @@ def test_a_norm_of_entries_of_every_size(monkeypatch):
     """The largest entry counts, beside any others and wherever it stands."""
     careful(monkeypatch)
     zero = jnp.zeros(())
+    length = jax.jit(lambda x: norms.distance(x, zero, zero, 2, (1,))[:, 0])
     for largest in (1e-30, 1e-25, 1e-10, 1.0, 1e10, 1e20, 1e37):
-        row = largest * jnp.float32(10) ** -jnp.arange(0, 38, 2, dtype=jnp.float32)
-        x = jnp.stack([jnp.roll(row, n) for n in range(19)])
-        wanted = np.linalg.norm(np.asarray(x, np.float64), axis=1)
-        found = jax.jit(lambda x: norms.distance(x, zero, zero, 2, (1,)))(x)[:, 0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        row = (largest * 10.0 ** -np.arange(0, 38, 2)).astype(np.float32)
+        x = np.stack([np.roll(row, n) for n in range(19)])
+        np.testing.assert_allclose(length(x), np.linalg.norm(x.astype(float), axis=1), rtol=1e-6)
 
 
 def maxima(f, *args, platform):

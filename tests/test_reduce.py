@@ -52,26 +52,33 @@ def rows(x, axis):
 def test_over_an_axis_each_row_is_reduced_as_if_alone(reduction, axis):
     weights, where = BLOCK[::-1] + np.float32(0.5), BLOCK > 0.4
     where[2], where[:, 1] = False, False  # Rows of which nothing takes part.
-    for options in ({}, {"weights": weights}, {"where": where, "weights": weights}):
+    each = ({}, {"weights": weights}, {"where": where, "weights": weights})
+    lines, shape = rows(BLOCK, axis)
+    parts = [{name: rows(x, axis)[0] for name, x in options.items()} for options in each]
 
-        def f(x, reduce=jaxloss.reduce, options=options, **more):
-            return reduce(x, reduction, **options, **more)
+    @jax.jit
+    def found(poisons):
+        def one(options, parts, poison):
+            def f(x):
+                return jaxloss.reduce(x, reduction, axis=axis, **options)
 
-        got = f(BLOCK, axis=axis)
-        lines, shape = rows(BLOCK, axis)
-        each = {name: rows(value, axis)[0] for name, value in options.items()}
-        own = [{name: x[i] for name, x in each.items()} for i in range(len(lines))]
-        wanted = [oracle.reduce(x, reduction, **more) for x, more in zip(lines, own, strict=True)]
+            def alone(x, more):
+                return jaxloss.reduce(x, reduction, **more)
+
+            gradient = jax.grad(lambda x: f(x).sum())(poison)
+            tangent = jax.jvp(f, (poison,), (jnp.ones_like(BLOCK),))[1]
+            return f(BLOCK), gradient, tangent, jax.vmap(jax.grad(alone))(lines, parts)
+
+        return [one(*args) for args in zip(each, parts, poisons, strict=True)]
+
+    poisons = [np.where(options.get("where", True), BLOCK, np.nan) for options in each]
+    for (got, gradient, tangent, slopes), own in zip(found(poisons), parts, strict=True):
+        by_row = [{name: x[i] for name, x in own.items()} for i in range(len(lines))]
+        wanted = [oracle.reduce(x, reduction, **o) for x, o in zip(lines, by_row, strict=True)]
         assert got.shape == tuple(shape)
         np.testing.assert_allclose(got.ravel(), wanted, rtol=1e-6)
         # A row has the gradient of its own reduction, 0 where nothing takes part, and no other.
-        poison = np.where(options.get("where", True), BLOCK, np.nan)
-        gradient = jax.grad(lambda x, f=f: f(x, axis=axis).sum())(poison)
-        slopes = jax.vmap(jax.grad(lambda x, more: jaxloss.reduce(x, reduction, **more)))(
-            lines, each
-        )
         np.testing.assert_allclose(rows(np.asarray(gradient), axis)[0], slopes, rtol=1e-5)
-        tangent = jax.jvp(lambda x, f=f: f(x, axis=axis), (poison,), (np.ones_like(BLOCK),))[1]
         np.testing.assert_allclose(
             tangent.ravel(), np.sum(slopes, -1, dtype=np.float32), rtol=1e-5, atol=1e-6
         )
@@ -192,7 +199,7 @@ def inside(w, x, where, collective):
 def by_shard_map(f, **options):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     specs = P(), P("data"), P("data")
-    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P(), **options)
+    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P(), **options))
 
 
 def by_pmap(f):

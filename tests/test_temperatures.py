@@ -11,6 +11,7 @@ import pytest
 import jaxloss
 
 
+@jax.jit
 def at_half(x, labels=None):
     """Statistics and divergences at a temperature."""
     labels = jnp.zeros(len(x), jnp.int32) if labels is None else labels
@@ -34,11 +35,10 @@ def test_an_excluded_label_at_a_temperature():
         return -jaxloss.softmax_statistics(x, jnp.array([0]), **temperature).log_prob.sum()
 
     x = jnp.array([[-jnp.inf, 1.0]])
+    at_one_half = functools.partial(loss, temperature=0.5)
     for derive in (jax.grad, jax.jacfwd):
-        np.testing.assert_array_equal(derive(loss)(x), [[-1, 1]])
-        np.testing.assert_array_equal(
-            derive(functools.partial(loss, temperature=0.5))(x), [[-2, 2]]
-        )
+        np.testing.assert_array_equal(jax.jit(derive(loss))(x), [[-1, 1]])
+        np.testing.assert_array_equal(jax.jit(derive(at_one_half))(x), [[-2, 2]])
 
 
 def test_logits_far_apart_at_a_high_temperature():
@@ -128,9 +128,9 @@ def test_no_temperature_is_too_low_or_high(f, x):
 
     for temperature in (1e-12, 1e-20, 1e-30, 1e-37, 1e-39, 1e-45, 3e38):
         value, *slopes = derivatives(x, jnp.float32(temperature))
-        assert jnp.all(jnp.isfinite(value)), temperature
+        assert np.all(np.isfinite(value)), temperature
         for slope in jax.tree.leaves(slopes):
-            assert not jnp.any(jnp.isnan(slope)), temperature
+            assert not np.any(np.isnan(slope)), temperature
 
 
 def test_a_cold_softmax_is_that_of_its_formula():
@@ -159,6 +159,6 @@ def test_temperature_of_an_infinite_divergence():
     args = jnp.asarray(0.5), COLD_ROWS[::-1]
     assert f(*args) == jnp.inf
     for mode in (jax.grad, jax.jacfwd):
-        by_temperature, by_teacher = mode(f, (0, 1))(*args)
+        by_temperature, by_teacher = jax.jit(mode(f, (0, 1)))(*args)
         assert jnp.isfinite(by_temperature)
         np.testing.assert_array_equal(by_teacher, 0)
