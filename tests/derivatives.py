@@ -89,7 +89,7 @@ def check(
                 same(second[mode][i][j], curvatures[i][j], what, by_row=True, terms=terms)
 
 
-def check_differences(f, args, tolerance, step=1e-4):
+def check_differences(f, args, rtol, atol=1e-9, step=1e-5):
     """The first and second derivatives in every mode are those of differences, in one program.
 
     Arguments and answers are trees of arrays of one width; directions are drawn at random.
@@ -130,4 +130,4 @@ def check_differences(f, args, tolerance, step=1e-4):
     weights = directions(jax.eval_shape(f, *args))
     for what, both in everything(args, directions(args), directions(args), weights).items():
         for got, wanted in zip(*map(jax.tree.leaves, both), strict=True):
-            np.testing.assert_allclose(got, wanted, tolerance, tolerance, err_msg=what)
+            np.testing.assert_allclose(got, wanted, rtol, atol, err_msg=what)
