@@ -87,3 +87,47 @@ def check(
             for mode in second:
                 what = f"{mode}, arguments {i} and {j}"
                 same(second[mode][i][j], curvatures[i][j], what, by_row=True, terms=terms)
+
+
+def check_differences(f, args, rtol, atol=1e-9, step=1e-5):
+    """The first and second derivatives in every mode are those of differences, in one program.
+
+    Arguments and answers are trees of arrays of one width; directions are drawn at random.
+    """
+    args = jax.tree.map(jnp.asarray, tuple(args))
+    draw = np.random.default_rng(0).normal
+
+    def directions(tree):
+        return jax.tree.map(lambda x: jnp.asarray(draw(size=x.shape), x.dtype), tree)
+
+    def along(x, y):
+        return sum(map(jnp.vdot, jax.tree.leaves(x), jax.tree.leaves(y)))
+
+    @jax.jit
+    def everything(args, one, other, weights):
+        def forward(*args):
+            return jax.jvp(f, args, one)
+
+        def reverse(*args):
+            return jax.vjp(f, *args)[1](weights)
+
+        def moved(far):
+            return forward(*jax.tree.map(lambda x, t: x + far * t, args, other))
+
+        ends = lax.map(moved, jnp.array([-step, step]))
+        first, second = jax.tree.map(lambda y: (y[1] - y[0]) / (2 * step), ends)
+        weighed = along(first, weights), along(second, weights)
+        slopes, changes = jax.jvp(reverse, args, other)
+        twice = jax.vjp(reverse, *args)[1](one)
+        of_forward = jax.vjp(lambda *args: forward(*args)[1], *args)[1](weights)
+        return {
+            "forward": (jax.jvp(forward, args, other)[1], (first, second)),
+            "reverse": ((along(slopes, other), along(changes, one)), weighed),
+            "reverse over reverse": (along(twice, other), weighed[1]),
+            "reverse over forward": (along(of_forward, other), weighed[1]),
+        }
+
+    weights = directions(jax.eval_shape(f, *args))
+    for what, both in everything(args, directions(args), directions(args), weights).items():
+        for got, wanted in zip(*map(jax.tree.leaves, both), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol, atol, err_msg=what)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
-from example_scripts import load, run
+from example_scripts import load, run, run_alone
 from flax import nnx
 
 
@@ -162,7 +162,7 @@ def test_codes_of_autoencode_digits_cost_their_divergence():
 
 def test_accumulate_gradients(tmp_path):
     picture = tmp_path / "gradients.png"
-    output = run("accumulate_gradients", picture, "--devices", "2")
+    output = run_alone("accumulate_gradients", picture, "--devices", "2")
     found = re.search(r"gradient off by (\d+)% with means of means, by at most (\S+)", output)
     assert found
     assert float(found[1]) > 10

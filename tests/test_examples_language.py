@@ -1,8 +1,6 @@
 """The examples with language models run, and their parts are what they are called."""
 
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,29 +8,21 @@ import matplotlib.image
 import numpy as np
 import optax
 import pytest
-from example_scripts import EXAMPLES, load, run
+from example_scripts import load, run, run_alone
 from flax import nnx
 
 
 def test_train_language_model_on_one_device_and_on_two(tmp_path):
-    processes, found = {}, {}
-    for devices in 1, 2:
-        options = ["--quick", "--devices", str(devices), "--out", tmp_path / f"{devices}.png"]
-        processes[devices] = subprocess.Popen(
-            [sys.executable, EXAMPLES / "train_language_model.py", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    for devices, process in processes.items():
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
+    found = {}
+    for devices, start in {1: run, 2: run_alone}.items():
+        picture = tmp_path / f"{devices}.png"
+        output = start("train_language_model", picture, "--devices", str(devices))
         perplexities = re.search(r"test perplexity ([\d.]+), unigram ([\d.]+)", output)
         memory = re.search(r"(\d+) MB, with all logits (\d+) MB", output)
         assert perplexities
         assert memory
         found[devices] = [float(number) for number in perplexities.groups() + memory.groups()]
-        height, width, _ = matplotlib.image.imread(tmp_path / f"{devices}.png").shape
+        height, width, _ = matplotlib.image.imread(picture).shape
         assert height > 500
         assert width > 1200
     perplexity, unigram, fused, unfused = found[1]
