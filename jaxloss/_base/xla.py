@@ -177,7 +177,7 @@ def sums_at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[j
 
     It may go when XLA reads once on a CPU, and takes more sums at once on a GPU.
     """
-    axes = tuple(sorted(axes))
+    axes, parts = tuple(sorted(axes)), meshes.varying(parts, parts)
 
     def separate(parts=parts):
         return tuple(jnp.sum(x, axes, keepdims=True) for x in parts)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._base import elementwise, xla
+from jaxloss._base import elementwise, meshes, xla
 from jaxloss.core.classes.axes import ClassAxes
 from jaxloss.core.classes.capping import Given
 from jaxloss.core.classes.peak import (
@@ -38,6 +38,8 @@ def losses_and_log_sum(
 
     Without ε the first term alone. `given`, `peak` and `present` are those of `prepared`.
     """
+    both = logits, labels  # A derivative varies over the devices over which either does.
+    logits, labels, peak, present = meshes.varying((*both, peak, present), both)
     losses, log_sum, _ = _cross_entropy(
         logits, labels, epsilon, given, peak, present, False, classes
     )
@@ -54,8 +56,9 @@ def _cross_entropy(logits, labels, epsilon, given, peak, present, with_gradient,
         near_peak = x * large
         return near_peak, x - near_peak
 
-    distances = xla.filled(present & (labels != 0), labels * -below, 0)
-    near = jnp.minimum(distances, float(jnp.finfo(distances.dtype).max)) * large
+    distances = labels * xla.filled(present & (labels != 0), -below, 0)
+    most = float(jnp.finfo(distances.dtype).max)
+    near = jnp.clip(distances, -most, most) * large  # An infinite one is not near.
     hits = () if epsilon is None else shares(labels * exps)
     parts = exps, others_of(exps), near, distances - near, *shares(labels), *hits
     sums = map(classes.psum, xla.sums_at_once(parts, classes.axes))
@@ -63,7 +66,7 @@ def _cross_entropy(logits, labels, epsilon, given, peak, present, with_gradient,
     log_sum, alone = log_of_sums(total, others, classes)
     scale, less = jnp.exp(-log_sum), jnp.expm1(-log_sum)  # p, and p - 1, of a class at the peak.
     mass = at_peak + of_others
-    distance = far + less_at_peak(near, alone, 0)
+    distance = far + less_at_peak(near, alone, 0)  # Alone at the peak, a class is at none.
     losses = distance + elementwise.product(mass, log_sum)
     if epsilon is not None:
         hits_at_peak, hits_of_others = (scale * x for x in hits)
@@ -87,12 +90,14 @@ def _cross_entropy_jvp(with_gradient, classes, primals, tangents):
     logits, labels, epsilon, given, peak, present = primals
     losses, log_sum, gradient = _cross_entropy(*primals, True, classes)
     again = xla.filled(present, given.scores_again(logits, classes), 0)
-    p, wrong = (jnp.where(present, x, 0) for x in softmax_of(again, peak, classes))
+    p, wrong = softmax_of(again, peak, classes)
+    at_peak = p > 0.75
+    # Without any p, where all logits are -inf, all is wrong.
+    p, wrong = (jnp.where(present, x, 0) for x in (p, jnp.where(at_peak, wrong, 1 - p)))
     parts = log_parts = jnp.zeros_like(logits)
     if not isinstance(tangents[0], SymbolicZero):
         parts, log_parts = gradient * tangents[0], p * tangents[0]
     if not isinstance(tangents[1], SymbolicZero):
-        at_peak = p > 0.75
         of_peak = -jnp.log1p(-jnp.where(at_peak, wrong, 0))
         surprise = jnp.where(present, jnp.where(at_peak, of_peak, log_sum - (again - peak)), 0)
         slope = elementwise.silenced(labels, surprise)
