@@ -112,7 +112,7 @@ def test_classes_that_one_has():
         divergence(student, teacher, 1.0), kl(*np.asarray([q[0], p[0]])), 1e-6
     )
     # Absent in both.
-    half, two = np.float32([0.5, 2])
+    half, two = np.float32(0.5), np.float32(2)
     both = [np.where(np.isfinite(student), x, -INF) for x in (student + half, two * teacher)]
     few = [np.delete(x, 2, 1) for x in both]
     np.testing.assert_allclose(divergence(*both, 0.0), divergence(*few, 0.0), 1e-6)

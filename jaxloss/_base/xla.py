@@ -194,7 +194,7 @@ def sums_at_once(parts: tuple[jax.Array, ...], axes: tuple[int, ...]) -> tuple[j
         # JAX would differentiate the reduction as a tree.
         like = [[1 if a in axes else size for a, size in enumerate(x.shape)] for x in parts]
         zeros = tuple(jnp.zeros(shape, x.dtype) for shape, x in zip(like, parts, strict=True))
-        return linear(reduced, spread, (), parts, zeros)
+        return linear(reduced, spread, (), parts, meshes.varying(zeros, parts))
 
     def in_pairs():
         pairs = tuple(map(lax.complex, parts[::2], parts[1::2]))
