@@ -16,6 +16,8 @@ from test_xla import X, cost
 
 import jaxloss
 from jaxloss._base import xla
+from jaxloss.core.classes.axes import ClassAxes
+from jaxloss.core.classes.labels import at_label, locate
 
 inf, nan = math.inf, math.nan
 
@@ -66,6 +68,47 @@ def test_shortcut():
     t = x.astype(np.float64)
     # Row by row, and in a batch: there both are computed, and one is chosen.
     check(lengths, [x], np.sinh(t) ** 2, [np.sinh(2 * t)], [[2 * np.cosh(2 * t)]])
+
+
+# entry
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "few"),
+    [((8, 32), 1, True), ((8, 33), 1, False), ((8, 4, 2), 1, True), ((8, 5, 2), 1, False)],
+)
+def test_few_entries_are_compared_on_a_tpu(shape, axis, few):
+    label = jnp.asarray(1)
+
+    def own(x):
+        index = jnp.full((*shape[:axis], 1, *shape[axis + 1 :]), label)
+        place = lax.broadcasted_iota(index.dtype, shape, axis)
+        return xla.entry(
+            shape,
+            axis,
+            lambda: jnp.take_along_axis(x, index, axis),
+            lambda: jnp.sum(jnp.where(place == index, x, 0), axis, keepdims=True),
+        )
+
+    def gathers(platform):
+        traced = jax.jit(own).trace(jnp.ones(shape))
+        return hlo.operations(traced.lower(lowering_platforms=(platform,)), "gather")
+
+    assert [gathers(platform) for platform in ("cpu", "cuda", "tpu")] == [1, 1, 1 - few]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_entry_is_itself(dtype):
+    scores = jnp.asarray([[inf, 1, nan], [2, -inf, nan], [3, nan, nan]], dtype)
+    labels = jnp.array([0, 1, -1])
+    where = jnp.array([[True, True, False], [True, True, False], [False, False, True]])
+    classes = ClassAxes((1,))
+    found = locate(labels, scores, classes, where)
+    for platform in ("cpu", "tpu"):
+        with choices_for(platform):
+            entries = at_label(scores, found, classes)
+        assert entries.dtype == dtype
+        np.testing.assert_array_equal(entries, [[inf], [-inf], [0]])
 
 
 # sums_at_once

@@ -218,6 +218,28 @@ def for_few(skipping: Callable[[], jax.Array], whole: Callable[[], jax.Array]) -
     return lax.platform_dependent(cuda=whole, rocm=whole, default=skipping)
 
 
+def entry(
+    shape: tuple[int, ...],
+    axis: int,
+    gathered: Callable[[], jax.Array],
+    compared: Callable[[], jax.Array],
+) -> jax.Array:
+    """One entry along an axis, as `gathered` finds it, or on a TPU, if there are few, `compared`.
+
+    A TPU gathers one number at a time, but reads its tiles of 128 numbers whole. Cross entropy of
+    524288 labels among 4, 21 or 32 classes takes 0.53, 0.75 or 0.80 of the cycles on a v5e if all
+    classes are compared with the label, among 64 in bfloat16 1.12. In other dimensions than the
+    last a gather costs less: 0.71 and 0.90 among 4 and 21 classes, but in bfloat16 1.13 among 21,
+    and 1.55 for the negative log-likelihood. With comparisons a CPU takes 1.1 to 1.4 of the time,
+    and the negative log-likelihood of 4 or 21 classes 1.3 or 1.7 of the bytes on an H100. It may go
+    when a TPU gathers as fast as it reads.
+    """
+    few = 32 if axis == len(shape) - 1 else 4
+    if shape[axis] > few:
+        return gathered()
+    return lax.platform_dependent(tpu=compared, default=gathered)
+
+
 def by_sums(at_once: _Map, in_turn: _Map, x: jax.Array) -> jax.Array:
     """The result for x by sums over rows that need no other sum, or that need one after another.
 

@@ -74,13 +74,19 @@ def locate(
 
 def at_label(x: jax.Array, labels: Labels, classes: ClassAxes) -> jax.Array:
     """x at each label, the class axes kept; 0 where the label points nowhere."""
+
+    def compared():
+        return jnp.sum(xla.filled(labels.hot, x, 0), classes.axes, keepdims=True)
+
+    def gathered():
+        (axis,) = classes.axes
+        here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
+        found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
+        return jnp.where(here, found, 0)
+
     if not classes.may_gather(x):
-        return classes.sum(xla.filled(labels.hot, x, 0))
-    (axis,) = classes.axes
-    here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
-    found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
-    found = jnp.where(here, found, 0)
-    return classes.psum(found)
+        return classes.psum(compared())
+    return classes.psum(xla.entry(x.shape, *classes.axes, gathered, compared))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
