@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, ROWWISE, gradients, scalar
+from cases import BY_NAME, LOSSES, ROWWISE, gradients
 
 import jaxloss
 from jaxloss import functional as F
@@ -17,75 +17,91 @@ def numerical_jacobian(f, x, step=1e-4):
     """Central differences with one Richardson step, of a function of one array."""
     directions = step * jnp.eye(x.size).reshape(x.size, *x.shape)
     shifts = jnp.concatenate([k * directions for k in (-2, -1, 1, 2)])
-    values = jnp.split(jax.vmap(f)(x[None] + shifts), 4)
+    values = jnp.split(jax.lax.map(f, x[None] + shifts), 4)
     slopes = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     return jnp.moveaxis(slopes, 0, -1).reshape((*slopes.shape[1:], *x.shape))
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_gradient_is_the_finite_difference(loss, x64):
-    args = loss.inputs(np.float64, seed=3)
+def derivatives(loss):
+    """Those of the sum in every mode, and differences to compare them with, as one program.
+
+    The directions are one for each float.
+    """
 
     @jax.jit
-    def numerical(args):
-        def alone(position):
-            f, (x,) = scalar(loss, "core", args, (position,))
-            return numerical_jacobian(f, x)
+    def total(*args):
+        return loss.losses(*args).sum()
 
-        return [alone(position) for position in loss.floats]
+    slopes = jax.jit(jax.grad(total, loss.floats))
 
-    for got, wanted in zip(gradients(loss)(args), numerical(args), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_float32_gradient_is_the_float64_one(loss):
-    with jax.enable_x64(True):
-        exact = gradients(loss)(loss.inputs(np.float64, seed=4))
-    for got, wanted in zip(gradients(loss)(loss.inputs(seed=4)), exact, strict=True):
-        assert got.dtype == jnp.float32
-        scale = np.abs(wanted).max()
-        np.testing.assert_allclose(got, wanted, rtol=4 * ULP, atol=4 * ULP * scale)
-
-
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
-def test_forward_mode_is_reverse_mode(loss, x64):
-    args = loss.inputs(np.float64, seed=5)
-    f, floats = scalar(loss, "core", args)
-    tangents = loss.inputs(np.float64, seed=6)
-    tangents = tuple(tangents[p] for p in loss.floats)
-    _, forward = jax.jvp(f, floats, tangents)
-    reverse = sum(np.vdot(g, t) for g, t in zip(gradients(loss)(args), tangents, strict=True))
-    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
-
-
-@pytest.mark.parametrize("loss", ROWWISE, ids=str)
-def test_second_order(loss, x64):
-    args = tuple(a[:2] for a in loss.inputs(np.float64, seed=7))
-    position = loss.floats[0]
-    plain, (x,) = scalar(loss, "core", args, (position,))
-
-    def scanned(x):
-        full = (*args[:position], x, *args[position + 1 :])
-        rows = tuple(a[:, None] for a in full)  # One example a step.
+    def scanned(*args):
+        rows = tuple(a[:, None] for a in args)  # One example a step.
         return jax.lax.scan(lambda sum_, row: (sum_ + loss.losses(*row).sum(), None), 0.0, rows)[0]
 
-    direction = np.cos(np.arange(x.size)).reshape(x.shape)
+    def of(f, args, positions):
+        """f as a function of these arguments."""
+
+        def alone(*floats):
+            given = dict(zip(positions, floats, strict=True))
+            return f(*(given.get(p, a) for p, a in enumerate(args)))
+
+        return alone
 
     @jax.jit
-    def derivatives(x):
+    def run(args, directions):
+        floats = tuple(args[p] for p in loss.floats)
+        first = {
+            "reverse": slopes(*args),
+            "differences": [numerical_jacobian(of(total, args, [p]), args[p]) for p in loss.floats],
+            "forward": jax.jvp(of(total, args, loss.floats), floats, directions)[1],
+        }
+        if loss not in ROWWISE:
+            return first, None
+        x, direction, position = floats[0], directions[0], loss.floats[0]
+        slope = of(lambda *args: slopes(*args)[0], args, [position])
         # Inside scan some versions of JAX lose custom rules.
-        slope, slope_inside = jax.grad(plain), jax.grad(scanned)
-        first, pull = jax.vjp(slope, x)
-        first_inside, inside = jax.jvp(slope_inside, (x,), (direction,))
-        along = {"reverse over reverse": pull(direction)[0], "inside scan": inside}
-        return first, first_inside, jax.jacfwd(slope)(x), along, numerical_jacobian(slope, x)
+        slope_inside = of(jax.grad(scanned, position), args, [position])
+        # What is linear is transposed for reverse mode, so that one of it serves both modes.
+        _, push = jax.linearize(slope, x)
+        basis = jnp.eye(x.size).reshape(x.size, *x.shape)
+        inside, along_inside = jax.jvp(slope_inside, (x,), (direction,))
+        second = {
+            "forward over reverse": jax.vmap(push, out_axes=-1)(basis).reshape(x.shape * 2),
+            "reverse over reverse": jax.linear_transpose(push, x)(direction)[0],
+            "inside scan": (inside, along_inside),
+            "differences": numerical_jacobian(slope, x),
+        }
+        return first, second
 
-    slope, slope_inside, second, along, wanted = derivatives(x)
-    np.testing.assert_allclose(second, wanted, rtol=1e-7, atol=1e-7)
-    for order, got in along.items():
-        wanted_along = np.tensordot(wanted, direction, x.ndim)
-        np.testing.assert_allclose(got, wanted_along, rtol=1e-7, atol=1e-7, err_msg=order)
+    return run
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_derivatives(loss):
+    with jax.enable_x64(True):
+        args, directions = loss.inputs(np.float64, seed=3), loss.inputs(np.float64, seed=6)
+        directions = tuple(directions[p] for p in loss.floats)
+        first, second = jax.device_get(derivatives(loss)(args, directions))
+    for got, wanted in zip(first["reverse"], first["differences"], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-8)
+    along = sum(map(np.vdot, first["reverse"], directions))
+    np.testing.assert_allclose(first["forward"], along, rtol=1e-12, err_msg="forward mode")
+    if second is not None:
+        check_second_order(second, first["reverse"][0], np.asarray(directions[0]))
+    for got, wanted in zip(gradients(loss)(loss.inputs(seed=3)), first["reverse"], strict=True):
+        assert got.dtype == jnp.float32
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(got, wanted, 4 * ULP, 4 * ULP * scale, err_msg="in float32")
+
+
+def check_second_order(second, slope, direction):
+    """The derivatives of a slope, of which some are only known along the direction."""
+    wanted = second["differences"]
+    np.testing.assert_allclose(second["forward over reverse"], wanted, rtol=1e-7, atol=1e-7)
+    slope_inside, along_inside = second["inside scan"]
+    wanted = np.tensordot(wanted, direction, direction.ndim)
+    for got in (second["reverse over reverse"], along_inside):
+        np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(slope_inside, slope, rtol=1e-12, atol=1e-14)
 
 
@@ -185,8 +201,7 @@ def test_norm_of_zero_has_gradient_zero(p):
         return jaxloss.pairwise_distance(x, jnp.zeros((2, 3)), p=p, eps=0.0).sum()
 
     x = jnp.array([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]])
-    for derivative in (jax.grad, jax.hessian):
-        slopes = derivative(distance)(x)
+    for slopes in jax.jit(lambda x: (jax.grad(distance)(x), jax.hessian(distance)(x)))(x):
         assert not np.any(slopes[0])
         chex.assert_tree_all_finite(slopes)
 
@@ -285,8 +300,12 @@ def test_hyper_parameters_are_differentiable(name, argument, value, x64):
     if name.startswith("cosine"):
         lengths = np.array([np.linalg.norm(x, axis=-1) for x in args])
         assert not value or 0 < np.sum(lengths < 2) < lengths.size
-    wanted = numerical_jacobian(f, jnp.asarray(value)) if value else 0.0
-    if name == "gaussian":
-        wanted = 0.0  # The clamp is no part of the derivative, from either side.
-    for mode in (jax.grad, jax.jacfwd):
-        np.testing.assert_allclose(mode(f)(value), wanted, rtol=1e-6, atol=1e-9)
+
+    @jax.jit
+    def run(value):
+        return [jax.grad(f)(value), jax.jacfwd(f)(value)], numerical_jacobian(f, value)
+
+    found, wanted = run(jnp.asarray(value))
+    if name == "gaussian" or not value:
+        wanted = 0.0  # The clamp is no part of the derivative; nor is there a side below 0.
+    np.testing.assert_allclose(found, [wanted] * 2, rtol=1e-6, atol=1e-9)

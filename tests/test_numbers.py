@@ -55,9 +55,9 @@ def numbers():
         for option in options:
             if option == "p" or option in base.NUMBERS - {"ignore_index"}:
                 for door in (jaxloss.nnx, jaxloss.linen):
-
+                    # Unreduced, as in the rows: then a class runs the programs of its function.
                     def build(value, door=door, name=name, inputs=inputs, option=option):
-                        return getattr(door, name)(**{option: value})(*inputs)
+                        return getattr(door, name)(**{option: value}, reduction="none")(*inputs)
 
                     found[f"{door.__name__}.{name}-{option}"] = build
     return found
