@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, ROWWISE, gradients, scalar
+from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, ROWWISE
 from jax.experimental import checkify
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -21,29 +21,17 @@ from jaxloss import functional as F
 def test_vmap_is_the_loop(loss, door):
     call = loss.doors()[door]
     batches = [loss.inputs(seed=s) for s in (1, 2)]
-    stacked = tuple(map(jnp.stack, zip(*batches, strict=True)))
-    looped = jnp.stack([call(*batch) for batch in batches])
+    looped = np.stack([call(*batch) for batch in batches])
+    stacked = map(np.stack, zip(*batches, strict=True))
     np.testing.assert_allclose(jax.vmap(call)(*stacked), looped, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ROWWISE, ids=str)
-def test_vmap_of_grad_and_checkpoint(loss):
+def test_vmap_of_grad_is_a_checkpointed_batch_spread_by_shard_map(loss):
     args = loss.inputs(seed=3)
 
-    def one(*example):
-        f, own = scalar(loss, "core", example)
-        return jax.grad(jax.checkpoint(f), range(len(own)))(*own)
-
-    chex.assert_trees_all_close(
-        jax.jit(jax.vmap(one))(*args), gradients(loss)(args), rtol=1e-5, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("loss", ROWWISE, ids=str)
-def test_a_batch_spread_by_shard_map(loss):
-    args = loss.inputs(seed=5)
-
-    def sides(*args):
+    def sides(*args, remade=lambda f: f):
+        @remade
         def total(*floats):
             given = dict(zip(loss.floats, floats, strict=True))
             losses = loss.losses(*(given.get(p, a) for p, a in enumerate(args)))
@@ -52,22 +40,26 @@ def test_a_batch_spread_by_shard_map(loss):
         floats = [args[p] for p in loss.floats]
         return jax.grad(total, range(len(floats)), has_aux=True)(*floats)
 
+    vmapped = jax.jit(jax.vmap(sides))(*args)
     devices = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-    spread = jax.shard_map(sides, mesh=devices, in_specs=P("data"), out_specs=P("data"))
-    found, wanted = jax.jit(spread)(*args), (gradients(loss)(args), loss.losses(*args))
-    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+    remade = functools.partial(sides, remade=jax.checkpoint)
+    spread = jax.shard_map(remade, mesh=devices, in_specs=P("data"), out_specs=P("data"))
+    chex.assert_trees_all_close(jax.jit(spread)(*args), vmapped, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(vmapped[1], loss.losses(*args), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.labels], ids=str)
 def test_labels_and_masks_may_be_traced(loss):
     scores, labels = loss.inputs(seed=4)
-    where = jnp.arange(len(labels))[:, None] != 2
+    where = np.arange(len(labels))[:, None] != 2
 
-    def f(scores, labels, where):
-        return loss.losses(scores, labels, where=where).sum()
+    def losses(scores, labels, where):
+        return loss.losses(scores, labels, where=where)
 
-    np.testing.assert_allclose(jax.jit(f)(scores, labels, where), f(scores, labels, where), 1e-6)
-    jax.jit(jax.grad(f))(scores, labels, where)
+    traced, _ = jax.jit(jax.value_and_grad(lambda *args: losses(*args).sum()))(
+        scores, labels, where
+    )
+    np.testing.assert_allclose(traced, np.sum(losses(scores, labels, where)), 1e-6)
 
 
 @pytest.fixture
