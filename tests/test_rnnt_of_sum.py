@@ -120,7 +120,8 @@ def test_halves(half):
 
         return jax.jit(jax.value_and_grad(total, (0, 1, 2, 3)))
 
-    value, slopes = both(in_blocks, chunk_size=2)(*floats)
+    run = both(in_blocks, chunk_size=2)
+    value, slopes = run(*floats)
     assert value.dtype == jnp.float32
     exact, gradients = both(whole)(*(x.astype(jnp.float32) for x in floats))
     bound = {jnp.bfloat16: 4e-3, jnp.float16: 5e-4}[half]
@@ -132,7 +133,7 @@ def test_halves(half):
     # Three products of halves, one of which the backward pass repeats; with the highest precision
     # the gradient of the logits stays in float32.
     name = {jnp.bfloat16: "bf16", jnp.float16: "f16"}[half]
-    assert set(hlo.products(both(in_blocks), *floats)) == {(name, name, "f32")}
+    assert set(hlo.products(run, *floats)) == {(name, name, "f32")}
     exactly = both(in_blocks, precision="highest")
     assert len(set(hlo.products(exactly, *floats))) > 1
 
