@@ -281,8 +281,10 @@ def test_on_a_cpu_four_steps_at_once_are_computed_again_and_again():
     assert flops(by_four) > 6 * flops(xla.scan)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
-@pytest.mark.parametrize("reverse", [False, True])
+# The direction is handed on to JAX's own scan, whatever the count.
+@pytest.mark.parametrize(
+    ("count", "reverse"), [(0, False), (1, True), (3, True), (4, False), (9, False), (9, True)]
+)
 def test_scan(count, reverse):
     x = jnp.array([0.5, -1.0, 2.0])
 
