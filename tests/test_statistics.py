@@ -233,9 +233,9 @@ def test_minus_infinity():
     def derivatives(*args):
         slopes = jax.grad(total, (0, 1))
         dots = jax.tree.map(jnp.ones_like, args)
-        forward = jax.jvp(total, args, dots)[1]
-        along = jax.grad(lambda args: jax.jvp(total, args, dots)[1])(args)
-        return slopes(*args), forward, along, jax.jvp(slopes, args, dots)[1]
+        forward, along = jax.value_and_grad(lambda args: jax.jvp(total, args, dots)[1])(args)
+        slope, again = jax.jvp(slopes, args, dots)
+        return slope, forward, along, again
 
     for numbers in ({"temperature": 0.5}, {"temperature": 0.5, "softcap": 2.0}):
         slope, forward, along, again = derivatives(logits, numbers)
@@ -302,10 +302,8 @@ def test_in_a_loop_and_under_other_transformations():
     found = [
         jax.jit(
             lambda args, f=f: (
-                jax.value_and_grad(f, (0, 1))(*args),
-                jax.jvp(f, args, dots),
-                jax.jvp(jax.grad(f, (0, 1)), args, dots),
-                jax.grad(lambda args: jax.jvp(f, args, dots)[1])(args),
+                jax.jvp(jax.value_and_grad(f, (0, 1)), args, dots),
+                jax.value_and_grad(lambda args: jax.jvp(f, args, dots)[1])(args),
             )
         )(args)
         for f in (total, looped)
