@@ -81,8 +81,8 @@ UNREDUCED = {"pairwise_distance", "cosine_similarity"}
 
 def as_input(a: np.ndarray, dtype: Any) -> jax.Array:
     if a.dtype.kind == "f":
-        return jnp.asarray(a.astype(np.float32)).astype(dtype)
-    return jnp.asarray(a, jnp.int32)
+        return jnp.asarray(a.astype(np.float32).astype(dtype))
+    return jnp.asarray(a.astype(np.int32))
 
 
 def arrays(options: Mapping[str, Any]) -> dict[str, Any]:
