@@ -143,6 +143,26 @@ def test_values_of_vmap_over_explicit_axes(name):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+SHARED = [("distance_2.0", 1), ("triplet", 0), ("cosine_similarity", 1), ("cosine_distance", 0)]
+
+
+@pytest.mark.parametrize(("name", "shared"), [*SHARED, ("triplet", None), ("ctc", 3), ("rnnt", 3)])
+def test_gradients_of_examples_beside_what_devices_share(name, shared):
+    """Inside `jax.shard_map`, by what the devices do not hold alike."""
+    loss = BY_NAME[name]
+    axes = [None if i == shared else 0 for i in range(len(loss.inputs()))]
+    args = [x[0] if i == shared else x for i, x in enumerate(loss.inputs())]
+    own = next(i for i in loss.floats if i != shared)
+
+    def f(*args):
+        return jax.vmap(jax.grad(lambda *x: loss.losses(*x).sum(), own), axes)(*args)
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    specs = tuple(P() if axis is None else P("data") for axis in axes)
+    spread = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("data"))
+    np.testing.assert_allclose(jax.jit(spread)(*args), jax.jit(f)(*args), rtol=1e-5, atol=1e-6)
+
+
 def test_vmap_of_statistics_over_explicit_axes():
     logits, labels = np.random.default_rng(1).normal(size=(8, 5)), np.arange(8) % 5
     f = jax.vmap(jax.value_and_grad(lambda x, y: jaxloss.softmax_statistics(x, y).log_prob))

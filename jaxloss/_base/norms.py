@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxloss._base import xla
+from jaxloss._base import meshes, xla
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def _power(x: jax.Array, p: float) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _euclidean(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    (x,), _ = _lengths(lambda minus: [minus(x1, x2) + eps], axes)
+    (x,), _ = _lengths(_shifted_difference, (x1, x2, eps), axes)
     return x.scale * x.length
 
 
@@ -117,7 +117,7 @@ def _euclidean_jvp(axes, primals, tangents):
     # Autodiff would keep the scaled vectors for the backward pass. They are not written as in the
     # value, or the compiler would store them for both.
     x1, x2, eps = primals
-    (x,), _ = _lengths(lambda minus: [minus(x1, x2) + eps], axes)
+    (x,), _ = _lengths(_shifted_difference, (x1, x2, eps), axes)
     inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
     unit = ((xla.recomputed(x1) - x2) / x.scale + eps / x.scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
@@ -130,7 +130,7 @@ def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) 
 
     0 with gradient 0 where a vector is 0.
     """
-    (one, two), inner = _lengths(lambda _: [x1, x2], axes)
+    (one, two), inner = _lengths(_as_given, (x1, x2), axes)
     return inner / (_divisor(one, eps) * _divisor(two, eps))
 
 
@@ -145,7 +145,7 @@ cosine.defjvp(_cosine_jvp, symbolic_zeros=True)
 def _cosine_and_along(primals, tangents, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """`cosine` and its derivative along the tangents."""
     x1, x2, eps = primals
-    (one, two), inner = _lengths(lambda _: [x1, x2], axes)
+    (one, two), inner = _lengths(_as_given, (x1, x2), axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
     unit1, unit2 = x1 / one.scale / divisor1, x2 / two.scale / divisor2
     similarity = inner / (divisor1 * divisor2)
@@ -183,23 +183,39 @@ class _Length(NamedTuple):
     zero: jax.Array  # Whether the vector is 0; its length is then 0, with derivative 0.
 
 
+def _as_given(_: Callable, *vectors: jax.Array) -> list[jax.Array]:
+    return [*vectors]
+
+
+def _shifted_difference(
+    minus: Callable, x1: jax.Array, x2: jax.Array, eps: jax.Array
+) -> list[jax.Array]:
+    return [minus(x1, x2) + eps]
+
+
 def _lengths(
-    vectors: Callable[[Callable], list[jax.Array]], axes: tuple[int, ...]
+    vectors: Callable[..., list[jax.Array]], operands: tuple[jax.Array, ...], axes: tuple[int, ...]
 ) -> tuple[list[_Length], jax.Array]:
     """The lengths of one or two vectors, and the inner product of the first and last, scaled.
 
     The scales protect the squares from overflow and underflow, but finding them takes a pass over
     the memory, which is half of a norm's time on a CPU. There the plain sums tell whether scales
-    are needed; elsewhere `_sums_at_once` finds all in one pass. Given a way to subtract, each
-    branch makes the vectors anew, since a branch cannot be fused with what makes them outside.
+    are needed; elsewhere `_sums_at_once` finds all in one pass. Given a way to subtract and its
+    operands, each branch makes the vectors anew, since a branch cannot be fused with what makes
+    them outside.
     """
+    # Of a branch that itself tells JAX over which devices something varies there is no `jax.vmap`.
+    operands = meshes.varying(operands, operands)
+
+    def by(minus):
+        return vectors(minus, *operands)
 
     def sums(vectors):
         squares = [_sum(jnp.square(x), axes) for x in vectors]
         return squares, _sum(vectors[0] * vectors[-1], axes)
 
     def made():
-        return vectors(jnp.subtract)
+        return by(jnp.subtract)
 
     def shielded():
         scales = [_scale(jnp.abs(x), 2, axes)[0] for x in made()]
@@ -218,7 +234,7 @@ def _lengths(
         zero = square == 0
         return _Length(scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square))), zero)
 
-    scales, squares, inner = xla.shortcut(plain, shielded, lambda: _sums_at_once(vectors, axes))
+    scales, squares, inner = xla.shortcut(plain, shielded, lambda: _sums_at_once(by, axes))
     return [*map(length, scales, squares)], inner
 
 
@@ -325,7 +341,7 @@ def cosine_distance(
     It is half the squared distance of the unit vectors. Where eps keeps a vector shorter than 1,
     half of what its squared length lacks to 1 is added.
     """
-    (one, two), _ = _lengths(lambda _: [x1, x2], axes)
+    (one, two), _ = _lengths(_as_given, (x1, x2), axes)
     divisor1, divisor2 = _divisor(one, eps), _divisor(two, eps)
     apart = xla.recomputed(x1) / one.scale / divisor1 - xla.recomputed(x2) / two.scale / divisor2
     lacking = _lacking(one, divisor1) + _lacking(two, divisor2)
@@ -348,14 +364,14 @@ cosine_distance.defjvp(_cosine_distance_jvp, symbolic_zeros=True)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """x / ‖x‖ without overflow or underflow; 0 with gradient 0 for 0."""
-    (length,), _ = _lengths(lambda _: [x], axes)
+    (length,), _ = _lengths(_as_given, (x,), axes)
     return x / length.scale / _divisor(length, jnp.zeros((), x.dtype))
 
 
 @unit.defjvp
 def _unit_jvp(axes, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    (length,), _ = _lengths(lambda _: [x], axes)
+    (length,), _ = _lengths(_as_given, (x,), axes)
     direction = unit(x, axes)
     x_dot = x_dot / length.scale / _divisor(length, jnp.zeros((), x.dtype))
     turning = x_dot - direction * jnp.sum(direction * x_dot, axes, keepdims=True)

@@ -33,9 +33,9 @@ def sequences(
     """Finds labels that are no symbols, and puts symbols in their place."""
     classes = scores.shape[-1]
     labels = checks.labels("labels", labels, present.shape)
-    frames, labels, present = (
-        meshes.laid_as(x, scores, frames.ndim - 1) for x in (frames, labels, present)
-    )
+    found = tuple(meshes.laid_as(x, scores, frames.ndim - 1) for x in (frames, labels, present))
+    # Loops over frames start from what is made of one of these, and end with what all have made.
+    frames, labels, present = meshes.varying(found, (scores, found))
     known = (labels >= 0) & (labels < classes)
     checks.require(known, "labels", f"be symbols in [0, {classes})", present)
     checks.require(labels != blank_id, "labels", f"not contain the blank, {blank_id}", present)
