@@ -143,9 +143,11 @@ def compiled(f, *args):
 PROGRAMS = {}
 
 
-def padded(x, size):
-    """With zeros behind, so that the program of a longer sequence serves a shorter."""
-    return np.pad(x, [(0, 0), (0, size - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+def padded(logits, labels):
+    """With zeros behind, so that the program of the longest sequence serves a shorter."""
+    size = LONG["5000x30-300"][0].shape[1], LONG["5000x30-300"][1].shape[1]
+    more = [(0, 0), (0, size[0] - logits.shape[1]), (0, 0)]
+    return np.pad(logits, more), np.pad(labels, [(0, 0), (0, size[1] - labels.shape[1])])
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -154,8 +156,8 @@ def test_float32_is_accurate(name):
     symbols = labels[0]
     loss, gradient, _ = oracle.ctc(logits[0, :frames], symbols)
     lengths = np.array([frames]), np.array([symbols.size])
-    if logits.shape[2] == 30:
-        logits, labels = padded(logits, 5000), padded(labels, 300)
+    if logits.shape[2] == 30:  # As many symbols as the longest has.
+        logits, labels = padded(logits, labels)
     value, slope = compiled(core, logits, labels, *lengths)
     np.testing.assert_allclose(value[0], loss, rtol=1e-7)
     behind, slope_behind = compiled(behind_softmax, logits, labels, *lengths)
@@ -177,8 +179,8 @@ def test_never_negative():
         best[: 2 * labels.size : 2] = labels
         logits = normal(1, 200, 30)
         logits[0, range(200), best] += strength
-        args = padded(logits, 5000), padded(labels, 300), frames, np.array([30])
-        value, gradient = compiled(core, *args)
+        lengths = frames, np.array([labels.size])
+        value, gradient = compiled(core, *padded(logits, labels), *lengths)
         lowest = min(lowest, float(value[0]))
         wanted = oracle.ctc(logits[0], labels[0])
         np.testing.assert_allclose(value[0], wanted[0], rtol=1e-6, atol=1e-10)

@@ -33,12 +33,12 @@ NORMS = [x for x in MASKLESS if re.match("cosine|distance_2|triplet|ntxent|info_
 CHOICES = [(x, None) for x in MASKLESS] + [(x, "cuda") for x in NORMS]
 
 EXAMPLES = 200
-# A product of two vectors that overflows is infinite in these, and two such make NaN.
+# These take products of vectors as they are: beyond float32 they are infinite, or NaN.
 OF_PRODUCTS = ("info_nce", "sigmoid_contrastive", "supervised_contrastive")
 
 
 def drawn(values):
-    """Each of these about as often as ordinary floats; in some examples one in most places."""
+    """One of these in half of the places, else ordinary floats; in some examples mostly one."""
     rng = np.random.default_rng(0)
     shape = (EXAMPLES, 3, 2, LENGTH)
     round_to = 10.0 ** rng.integers(0, 6, shape)
@@ -90,19 +90,21 @@ def fit(loss, args):
     """Whether all that the loss makes of an example is within float32."""
     if loss.name not in OF_PRODUCTS:
         return np.ones(EXAMPLES, bool)
-    one, *others = (np.float64(x) for x in args if x.dtype == np.float32)
+    one, *others = (np.asarray(x, np.float64) for x in args if x.dtype == np.float32)
     products = one @ np.moveaxis(others[0] if others else one, 1, 2)
     return (np.abs(products) < 1e38).all((1, 2))
 
 
 @pytest.mark.parametrize(("loss", "platform"), CHOICES, ids=str)
-def test_no_nan_but_from_nan(loss, platform):
+def test_nan_comes_from_nan_alone(loss, platform):
     options = {k: v[:LENGTH] if isinstance(v, np.ndarray) else v for k, v in loss.options.items()}
     run = program(loss, platform, options)
 
     def check(args, found):
         """Says for which arguments there is a NaN."""
-        nan = fit(loss, args) & np.isnan(found).reshape(EXAMPLES, -1).any(1)
+        fits = fit(loss, args)
+        assert np.mean(fits) > 0.25
+        nan = fits & np.isnan(found).reshape(EXAMPLES, -1).any(1)
         assert not np.any(nan), [x[nan][0] for x in args]
 
     args, found = run(FIRST)
@@ -164,7 +166,7 @@ def test_a_class_of_probability_0(f):
     def derivatives(logits, label):
         return f(logits, label), jax.grad(f)(logits, label), jax.hessian(f)(logits, label)
 
-    logits, p = np.float32([-np.inf, 0, 1]), np.exp([-np.inf, 0, 1]) / (1 + np.e)
+    logits, p = np.array([-np.inf, 0, 1], np.float32), np.exp([-np.inf, 0, 1]) / (1 + np.e)
     value, slope, curvature = derivatives(logits, 0)
     assert value == np.inf
     np.testing.assert_allclose(slope, p - [1, 0, 0], rtol=1e-6)
@@ -295,7 +297,7 @@ def test_second_order_at_kinks_inside_a_scan(name):
     def scanned(x):
         return jax.lax.scan(lambda total, x: (total + plain(x), None), 0.0, x[None])[0]
 
-    corners = np.float32([[3, 4, 0], [0, 0, 0], [1, -1, -0.0]])
+    corners = np.array([[3, 4, 0], [0, 0, 0], [1, -1, -0.0]], np.float32)
     others = corners.copy()
     others[1] = 2
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +111,8 @@ def test_modes_agree(loss, door):
             losses, reverse = losses[0], slopes[0].reshape(rows, own)
             # By example, the direction, and the entry of the gradient.
             bent = [x.reshape(own, rows, own) for x in second]
-            bent = [np.moveaxis(x, 0, place) for x, place in zip(bent, (1, 2), strict=False)]
+            if turned:
+                bent = [np.moveaxis(x, 0, place) for x, place in zip(bent, (1, 2), strict=True)]
             if along.ndim > 2:  # A loss for each element: the derivatives by its own entry.
                 forward = np.einsum("crc->rc", along.reshape(own, rows, own))
                 bent = [np.einsum("rcc->rc", x) for x in bent]
@@ -121,9 +123,28 @@ def test_modes_agree(loss, door):
             what = f"argument {position}, {value}"
             agree(reverse, forward, what)
             if turned:
-                agree(*bent, what)
+                agree(*bent, what=what)
             compared += reverse.size
         assert compared, position
+
+
+@pytest.mark.parametrize("name", ["distance_2.0", "triplet", "cosine_similarity"])
+def test_directions_in_a_batch(name):
+    """There a norm's branches are both computed, and one is selected."""
+    loss = BY_NAME[name]
+    x, *others = with_infinities(loss.inputs(seed=3), 0, np.inf)
+    directions = np.eye(x.shape[1], dtype=np.float32)[:, None].repeat(len(x), 1)
+
+    def losses(x):
+        return loss.losses(x, *others)
+
+    def along(direction):
+        gradient = jax.grad(lambda x: losses(x).sum())
+        return [jax.jvp(f, (x,), (direction,))[1] for f in (losses, gradient)]
+
+    batch, alone = jax.jit(jax.vmap(along))(directions), jax.lax.map(along, directions)
+    chex.assert_trees_all_close(batch, alone, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(batch[0]).any()
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

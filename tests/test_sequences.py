@@ -21,7 +21,7 @@ KEPT = np.array([True, False, True, True, False])
 DOORS = [jaxloss.ctc_loss, jaxloss.ctc_alignment]
 
 
-def spoken(dtype=np.float32):
+def spoken(dtype: type[np.floating] = np.float32):
     """Logits, paddings, labels and paddings of N sequences, with labels twice and none at all."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(N, T, C)).astype(dtype)
@@ -34,10 +34,10 @@ def spoken(dtype=np.float32):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def everything(f, in_reverse, where, x, *rest):
-    """Value and forward derivative, gradient and second derivatives in both modes.
+    """Value and forward derivative, gradient and second derivatives, in reverse mode if asked.
 
-    They are the same in both, so that what others are compared with takes one of them. The
-    direction is not that of ones, along which no loss changes.
+    Both modes agree, so that the reference needs only one. The direction is not that of ones, along
+    which no loss changes.
     """
 
     def g(x):

@@ -204,7 +204,7 @@ def _lengths(
     operands, each branch makes the vectors anew, since a branch cannot be fused with what makes
     them outside.
     """
-    # Of a branch that itself tells JAX over which devices something varies there is no `jax.vmap`.
+    # `jax.vmap` fails on a branch that itself tells JAX over which devices something varies.
     operands = meshes.varying(operands, operands)
 
     def by(minus):

@@ -228,11 +228,10 @@ def entry(
 
     A TPU gathers one number at a time, but reads its tiles of 128 numbers whole. Cross entropy of
     524288 labels among 4, 21 or 32 classes takes 0.53, 0.75 or 0.80 of the cycles on a v5e if all
-    classes are compared with the label, among 64 in bfloat16 1.12. In other dimensions than the
-    last a gather costs less: 0.71 and 0.90 among 4 and 21 classes, but in bfloat16 1.13 among 21,
-    and 1.55 for the negative log-likelihood. With comparisons a CPU takes 1.1 to 1.4 of the time,
-    and the negative log-likelihood of 4 or 21 classes 1.3 or 1.7 of the bytes on an H100. It may go
-    when a TPU gathers as fast as it reads.
+    classes are compared with the label; among 64, in bfloat16, it takes 1.12. If the classes are in
+    another dimension than the last, it takes 0.71 with 4, but in bfloat16 1.13 with 21. On a CPU
+    comparisons take 1.1 to 1.4 of the time, and on an H100 the negative log-likelihood of 4 or 21
+    classes 1.3 or 1.7 of it. This may go when a TPU gathers as fast as it reads.
     """
     few = 32 if axis == len(shape) - 1 else 4
     if shape[axis] > few:

@@ -73,20 +73,24 @@ def locate(
 
 
 def at_label(x: jax.Array, labels: Labels, classes: ClassAxes) -> jax.Array:
-    """x at each label, the class axes kept; 0 where the label points nowhere."""
+    """x at each label, the class axes kept; 0 where the label points nowhere.
+
+    At a class that is masked it may also be x: such a label is bad.
+    """
 
     def compared():
         return jnp.sum(xla.filled(labels.hot, x, 0), classes.axes, keepdims=True)
 
+    if not classes.may_gather(x):
+        return classes.psum(compared())
+    (axis,) = classes.axes
+
     def gathered():
-        (axis,) = classes.axes
         here = labels.present & (labels.place >= 0) & (labels.place < x.shape[axis])
         found = jnp.take_along_axis(x, jnp.where(here, labels.place, 0), axis, mode="clip")
         return jnp.where(here, found, 0)
 
-    if not classes.may_gather(x):
-        return classes.psum(compared())
-    return classes.psum(xla.entry(x.shape, *classes.axes, gathered, compared))
+    return classes.psum(xla.entry(x.shape, axis, gathered, compared))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

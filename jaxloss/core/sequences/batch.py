@@ -34,7 +34,7 @@ def sequences(
     classes = scores.shape[-1]
     labels = checks.labels("labels", labels, present.shape)
     found = tuple(meshes.laid_as(x, scores, frames.ndim - 1) for x in (frames, labels, present))
-    # Loops over frames start from what is made of one of these, and end with what all have made.
+    # A loop over frames starts from one of these and adds the others: JAX wants them to vary alike.
     frames, labels, present = meshes.varying(found, (scores, found))
     known = (labels >= 0) & (labels < classes)
     checks.require(known, "labels", f"be symbols in [0, {classes})", present)
