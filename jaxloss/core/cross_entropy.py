@@ -266,14 +266,15 @@ def _surprise(logits, given, peak, labels, classes):
     """
     own = given.scale(at_label(given.logits, labels, classes)) - peak
     others = classes.sum(_exp_of_others(logits, peak, labels))
+    own, others = map(classes.squeeze, (own, others))  # As in `log_of_sums`.
     # What the label adds is left to log1p, so that it does not swallow what the others add. Near
     # the peak all is relative to the label: own is subtracted nowhere, and may be rounded anyhow.
     near = own > -1
     less = jnp.expm1(jnp.where(near, -own, own))
     log_sum = jnp.log1p(jnp.where(near, others * (1 + less), others + less))
     surprise = jnp.where(near, log_sum, log_sum - own)
-    surprise = xla.nan_where(labels.bad, surprise)
-    return surprise, jnp.where(near, log_sum + own, log_sum)
+    surprise = xla.nan_where(classes.squeeze(labels.bad), surprise)
+    return classes.expand(surprise), classes.expand(jnp.where(near, log_sum + own, log_sum))
 
 
 def _exp_of_others(logits, peak, labels):
