@@ -1,6 +1,7 @@
 """What the compiler gets: every platform, no scatter, no class-sized one-hot, no all-gather."""
 
 import functools
+import re
 
 import hlo
 import jax
@@ -233,6 +234,28 @@ def test_classes_sharded_over_a_named_axis(f):
     np.testing.assert_allclose(value, wanted[0], rtol=1e-6)
     np.testing.assert_allclose(gradient, wanted[1], rtol=1e-5, atol=1e-6)
     assert {i.op for i in hlo.collectives(hlo.instructions(spread))} == {"all-reduce"}
+
+
+PER_EXAMPLE = [
+    jaxloss.softmax_cross_entropy_with_integer_labels,
+    jaxloss.softmax_cross_entropy,
+    jaxloss.poly_loss_cross_entropy,
+    jaxloss.softmax_statistics,
+]
+
+
+@pytest.mark.parametrize("f", PER_EXAMPLE, ids=lambda f: f.__name__)
+def test_what_is_computed_for_each_example_has_no_axis_of_size_1(f):
+    """With one a CPU takes one number at a time."""
+    x = jnp.zeros((64, 16))
+    y = jnp.zeros(64, int) if f in (PER_EXAMPLE[0], PER_EXAMPLE[-1]) else x
+
+    def logarithms(f):
+        text = hlo.lowered(f, x, y).as_text()
+        return re.findall(r"= stablehlo\.log\w* .*: tensor<(\w+)xf32>", text)
+
+    assert {*logarithms(f)} == {"64"}
+    assert logarithms(lambda x, y: jnp.log1p(x.sum(1, keepdims=True))) == ["64x1"]
 
 
 def test_ctc_copies_no_array_of_the_logits_size():

@@ -266,7 +266,7 @@ def _surprise(logits, given, peak, labels, classes):
     """
     own = given.scale(at_label(given.logits, labels, classes)) - peak
     others = classes.sum(_exp_of_others(logits, peak, labels))
-    own, others = map(classes.squeeze, (own, others))  # As in `log_of_sums`.
+    own, others = map(classes.squeeze, (own, others))
     # What the label adds is left to log1p, so that it does not swallow what the others add. Near
     # the peak all is relative to the label: own is subtracted nowhere, and may be rounded anyhow.
     near = own > -1

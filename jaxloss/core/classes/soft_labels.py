@@ -62,8 +62,8 @@ def _cross_entropy(logits, labels, epsilon, given, peak, present, with_gradient,
     hits = () if epsilon is None else shares(labels * exps)
     parts = exps, others_of(exps), near, distances - near, *shares(labels), *hits
     sums = map(classes.psum, xla.sums_at_once(parts, classes.axes))
-    total, others, near, far, at_peak, of_others, *hits = sums
-    log_sum, alone = log_of_sums(total, others, classes)
+    total, others, near, far, at_peak, of_others, *hits = map(classes.squeeze, sums)
+    log_sum, alone = log_of_sums(total, others)
     scale, less = jnp.exp(-log_sum), jnp.expm1(-log_sum)  # p, and p - 1, of a class at the peak.
     mass = at_peak + of_others
     distance = far + less_at_peak(near, alone, 0)  # Alone at the peak, a class is at none.
@@ -75,6 +75,8 @@ def _cross_entropy(logits, labels, epsilon, given, peak, present, with_gradient,
         losses = losses + epsilon * replaced(mass - hits, alone, apart)
         at_peak = at_peak + epsilon * hits_at_peak
         of_others, mass = of_others + epsilon * hits_of_others, mass + epsilon * hits
+    rows = losses, log_sum, scale, less, at_peak, of_others, mass, alone
+    losses, log_sum, scale, less, at_peak, of_others, mass, alone = map(classes.expand, rows)
     if not with_gradient:
         return losses, log_sum, None
     _, exps = below_and_exp(given.scores_again(logits, classes), peak, present)
