@@ -176,8 +176,7 @@ def test_distance_of_what_is_not_finite(p):
 
 def test_cosine(dtype):
     def f(packed):
-        x1, x2, eps = packed[..., :3], packed[..., 3:6], packed[..., 6:]
-        eps = eps[..., 0] if packed.ndim == 1 else eps
+        x1, x2, eps = packed[..., :3], packed[..., 3:6], packed[..., 6]
         return norms.cosine(x1, x2, eps, (packed.ndim - 1,))[..., 0]
 
     def matches(packed, value, slopes, curvatures):
