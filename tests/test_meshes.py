@@ -175,6 +175,25 @@ def test_vmap_of_statistics_over_explicit_axes():
         np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
+@pytest.mark.parametrize("several", [(), (2,)])
+def test_statistics_of_labels_that_every_device_holds(several):
+    logits = np.random.default_rng(1).normal(size=(8, 5, 3)).astype(np.float32)
+    labels = np.arange(8 * 3 * 2).reshape(8, 3, 2)[..., : 1 + len(several)] % 5
+    labels = labels if several else labels[..., 0]
+
+    def f(x):
+        return jax.value_and_grad(
+            lambda x: jaxloss.softmax_statistics(x, labels, axis=1).log_prob.sum()
+        )(x)
+
+    wanted = jax.jit(f)(logits)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        found = jax.jit(f)(jax.device_put(logits, NamedSharding(mesh, P("data"))))
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
 @pytest.mark.parametrize("loss", PER_EXAMPLE, ids=str)
 def test_automatic_axes(loss):
     f, args = problem(loss, 8)

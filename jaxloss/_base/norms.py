@@ -119,8 +119,8 @@ def _euclidean_jvp(axes, primals, tangents):
     x1, x2, eps = primals
     (x,), _ = _lengths(_shifted_difference, (x1, x2, eps), axes)
     inverse = jnp.where(x.zero, 0, 1 / jnp.where(x.zero, 1, x.length))
-    rows = x.scale, inverse, x.scale * x.length
-    scale, inverse, distance = (jnp.expand_dims(x, axes) for x in rows)
+    numbers = x.scale, inverse, x.scale * x.length
+    scale, inverse, distance = (jnp.expand_dims(number, axes) for number in numbers)
     unit = ((xla.recomputed(x1) - x2) / scale + eps / scale) * inverse
     x_dot = tangents[0] - tangents[1] + tangents[2]
     return distance, jnp.sum(unit * x_dot, axes, keepdims=True)
@@ -130,7 +130,8 @@ def _euclidean_jvp(axes, primals, tangents):
 def cosine(x1: jax.Array, x2: jax.Array, eps: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)) without overflow or underflow, keeping `axes`.
 
-    0 with gradient 0 where a vector is 0. The eps is one number, or one for each pair.
+    0 with gradient 0 where a vector is 0. The eps is one number, or one for each pair, without
+    `axes`.
     """
     (one, two), inner = _lengths(_as_given, (x1, x2), axes)
     return jnp.expand_dims(inner / (_divisor(one, eps) * _divisor(two, eps)), axes)
@@ -187,7 +188,7 @@ class _Length(NamedTuple):
     """‖x‖ = scale * length, without the axes of x; the scale has no derivative.
 
     With a last axis of size 1 XLA's code for a CPU takes one number at a time: distances of vectors
-    of 3 entries took 1.9 of the time.
+    of 3 entries take 1.4 of the time, and cosines 1.7.
     """
 
     scale: jax.Array
@@ -222,9 +223,9 @@ def _lengths(
     def by(minus):
         return vectors(minus, *operands)
 
-    def sums(vectors):
-        squares = [jnp.sum(jnp.square(x), axes) for x in vectors]
-        return squares, jnp.sum(vectors[0] * vectors[-1], axes)
+    def sums(of):
+        squares = [jnp.sum(jnp.square(x), axes) for x in of]
+        return squares, jnp.sum(of[0] * of[-1], axes)
 
     def made():
         return by(jnp.subtract)

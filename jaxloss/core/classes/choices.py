@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloss._base import xla
+from jaxloss._base import meshes, xla
 from jaxloss.core.classes.axes import ClassAxes
 
 
@@ -25,6 +25,7 @@ def choose(
     """Where labels point that are checked, integers (...) or (..., K) beside scores (..., C)."""
     is_one = labels.ndim == scores.ndim - len(classes.axes)
     labels = labels[..., None] if is_one else labels
+    labels = classes.squeeze(meshes.laid_as(classes.expand(labels), scores, scores.ndim))
     place = labels - jnp.asarray(classes.first(scores), labels.dtype)
     known = (labels >= 0) & (labels < classes.size(scores))
     if where is not None and classes.are_masked(where):

@@ -75,7 +75,7 @@ def locate(
 def at_label(x: jax.Array, labels: Labels, classes: ClassAxes) -> jax.Array:
     """x at each label, the class axes kept; 0 where the label points nowhere.
 
-    At a class that is masked it may also be x: such a label is bad.
+    A label of a masked class is bad; for it the result may be x as well.
     """
 
     def compared():

@@ -49,7 +49,7 @@ def others_of(exps: jax.Array) -> jax.Array:
 
 
 def log_of_sums(total: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log Σ exp(logits - peak), and whether one class is alone at the peak.
+    """log Σ exp(logits - peak), and whether one class is alone at the peak, for each example.
 
     Given are the sums of all exponentials and of the others. A class alone at the peak adds exactly
     1: left to log1p, it does not swallow what the others add.
