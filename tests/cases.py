@@ -741,12 +741,33 @@ def scalar(loss: Loss, door: str, args: tuple, positions: tuple[int, ...] | None
     call = loss.doors()[door]
 
     def total(*floats):
-        full = list(args)
-        for position, value in zip(positions, floats, strict=True):
-            full[position] = value
-        return call(*full).sum()
+        return call(*replaced(args, positions, floats)).sum()
 
     return total, tuple(args[p] for p in positions)
+
+
+def replaced(args: Any, positions: Any, values: Any) -> list:
+    """The arguments, with these values at these positions."""
+    full = list(args)
+    for position, value in zip(positions, values, strict=True):
+        full[position] = value
+    return full
+
+
+def losses_and_gradients(loss: Loss, args: Any, wrap: Callable = lambda f: f) -> tuple:
+    """Through the core: the losses, and the gradients of their sum by each of the row's floats.
+
+    What is differentiated is wrapped first, in `jax.checkpoint` for one.
+    """
+
+    @wrap
+    def total(*floats):
+        losses = loss.losses(*replaced(args, loss.floats, floats))
+        return losses.sum(), losses
+
+    floats = [args[p] for p in loss.floats]
+    gradients, losses = jax.grad(total, range(len(floats)), has_aux=True)(*floats)
+    return losses, gradients
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, ROWWISE, gradients
+from cases import BY_NAME, LOSSES, ROWWISE, gradients, replaced
 
 import jaxloss
 from jaxloss import functional as F
@@ -42,8 +42,7 @@ def derivatives(loss):
         """f as a function of these arguments."""
 
         def alone(*floats):
-            given = dict(zip(positions, floats, strict=True))
-            return f(*(given.get(p, a) for p, a in enumerate(args)))
+            return f(*replaced(args, positions, floats))
 
         return alone
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import LOSSES
+from cases import LOSSES, losses_and_gradients
 from hlo import lowered
 
 import jaxloss
@@ -42,13 +42,7 @@ def program(loss, doors):
     """The losses through these doors, and the core's gradients by each of the row's floats."""
 
     def run(args):
-        def total(*floats):
-            given = dict(zip(loss.floats, floats, strict=True))
-            losses = loss.losses(*(given.get(p, a) for p, a in enumerate(args)))
-            return losses.sum(), losses
-
-        floats = [args[p] for p in loss.floats]
-        gradients, losses = jax.grad(total, range(len(floats)), has_aux=True)(*floats)
+        losses, gradients = losses_and_gradients(loss, args)
         return [losses, *(loss.doors()[door](*args) for door in doors)], gradients
 
     return jax.jit(run)

@@ -236,26 +236,30 @@ def test_classes_sharded_over_a_named_axis(f):
     assert {i.op for i in hlo.collectives(hlo.instructions(spread))} == {"all-reduce"}
 
 
+SCORES, CLASSES = np.zeros((64, 16), np.float32), np.zeros(64, int)
 PER_EXAMPLE = [
-    jaxloss.softmax_cross_entropy_with_integer_labels,
-    jaxloss.softmax_cross_entropy,
-    jaxloss.poly_loss_cross_entropy,
-    jaxloss.softmax_statistics,
+    (jaxloss.softmax_cross_entropy_with_integer_labels, CLASSES),
+    (jaxloss.softmax_statistics, CLASSES),
+    (jaxloss.softmax_cross_entropy, SCORES),
+    (jaxloss.poly_loss_cross_entropy, SCORES),
+    (jaxloss.pairwise_distance, SCORES),
+    (jaxloss.cosine_similarity, SCORES),
+    (jaxloss.cosine_distance, SCORES),
 ]
 
 
-@pytest.mark.parametrize("f", PER_EXAMPLE, ids=lambda f: f.__name__)
-def test_what_is_computed_for_each_example_has_no_axis_of_size_1(f):
+@pytest.mark.parametrize(("f", "y"), PER_EXAMPLE, ids=[f.__name__ for f, _ in PER_EXAMPLE])
+def test_what_is_computed_for_each_example_has_no_axis_of_size_1(f, y):
     """With one a CPU takes one number at a time."""
-    x = jnp.zeros((64, 16))
-    y = jnp.zeros(64, int) if f in (PER_EXAMPLE[0], PER_EXAMPLE[-1]) else x
 
-    def logarithms(f):
-        text = hlo.lowered(f, x, y).as_text()
-        return re.findall(r"= stablehlo\.log\w* .*: tensor<(\w+)xf32>", text)
+    def shapes(f):
+        text = hlo.lowered(f, SCORES, y).as_text()
+        return re.findall(
+            r"= stablehlo\.(?:log\w*|sqrt|exponential_minus_one) .*: tensor<(\w+)xf32>", text
+        )
 
-    assert {*logarithms(f)} == {"64"}
-    assert logarithms(lambda x, y: jnp.log1p(x.sum(1, keepdims=True))) == ["64x1"]
+    assert {*shapes(f)} == {"64"}
+    assert shapes(lambda x, y: jnp.log1p(x.sum(1, keepdims=True))) == ["64x1"]
 
 
 def test_ctc_copies_no_array_of_the_logits_size():

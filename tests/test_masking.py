@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, CLASSES_MASKED, LOSSES, ROWWISE, UNREDUCED, C, N, arrays
+from cases import BY_NAME, CLASSES_MASKED, LOSSES, ROWWISE, UNREDUCED, C, N, arrays, replaced
 from hlo import compiled, cost
 
 import jaxloss
@@ -40,8 +40,7 @@ def derivatives(loss, options):
     @jax.jit
     def run(where, *args):
         def forward(*floats):
-            given = dict(zip(loss.floats, floats, strict=True))
-            return value(where, *(given.get(p, a) for p, a in enumerate(args)))
+            return value(where, *replaced(args, loss.floats, floats))
 
         floats = tuple(args[p] for p in loss.floats)
         direction = tuple(jnp.cos(jnp.arange(1.0, x.size + 1)).reshape(x.shape) for x in floats)

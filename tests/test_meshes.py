@@ -2,10 +2,9 @@
 
 import hlo
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, N
+from cases import BY_NAME, LOSSES, N, losses_and_gradients
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -36,15 +35,7 @@ def problem(loss, batch):
     ]
 
     def f(*args):
-        def total(*floats):
-            given = list(args)
-            for i, x in zip(loss.floats, floats, strict=True):
-                given[i] = x
-            losses = loss.losses(*given)
-            return jnp.sum(losses), losses
-
-        floats = [args[i] for i in loss.floats]
-        gradients, losses = jax.grad(total, range(len(floats)), has_aux=True)(*floats)
+        losses, gradients = losses_and_gradients(loss, args)
         return losses, [
             g for i, g in zip(loss.floats, gradients, strict=True) if of_examples(loss)[i]
         ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, ROWWISE
+from cases import BY_NAME, LOSSES, OUTERMOST, OUTERMOST_IDS, ROWWISE, losses_and_gradients
 from jax.experimental import checkify
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -30,22 +30,15 @@ def test_vmap_is_the_loop(loss, door):
 def test_vmap_of_grad_is_a_checkpointed_batch_spread_by_shard_map(loss):
     args = loss.inputs(seed=3)
 
-    def sides(*args, remade=lambda f: f):
-        @remade
-        def total(*floats):
-            given = dict(zip(loss.floats, floats, strict=True))
-            losses = loss.losses(*(given.get(p, a) for p, a in enumerate(args)))
-            return losses.sum(), losses
-
-        floats = [args[p] for p in loss.floats]
-        return jax.grad(total, range(len(floats)), has_aux=True)(*floats)
+    def sides(*args, wrap=lambda f: f):
+        return losses_and_gradients(loss, args, wrap)
 
     vmapped = jax.jit(jax.vmap(sides))(*args)
     devices = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-    remade = functools.partial(sides, remade=jax.checkpoint)
+    remade = functools.partial(sides, wrap=jax.checkpoint)
     spread = jax.shard_map(remade, mesh=devices, in_specs=P("data"), out_specs=P("data"))
     chex.assert_trees_all_close(jax.jit(spread)(*args), vmapped, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(vmapped[1], loss.losses(*args), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(vmapped[0], loss.losses(*args), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.labels], ids=str)

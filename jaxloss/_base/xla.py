@@ -9,7 +9,9 @@ is stored first, and so is whatever has a second user: an error that the gradien
 even a constant or a number per row that both broadcast to the full shape. So values are chains of
 arithmetic, with one selection at the end if need be; derivatives are closed forms of the inputs,
 where what the value computes as well is written in another way; and what costs more to compute
-twice, such as exponentials, is stored once for both.
+twice, such as exponentials, is stored once for both. With a last axis of size 1 XLA takes one
+number at a time: what is computed for each example has no such axis, or cross entropy of 10 classes
+takes 1.27 of the time, the poly loss of 3 classes 2.3, distances of 3 entries 1.4 and cosines 1.7.
 
 Figures are those of a value and its gradient in float32. On a CPU, with JAX 0.10.2, they are the
 time and XLA's count of bytes and of memory besides inputs and results; with JAX 0.12, on a TPU v5e

@@ -84,12 +84,7 @@ class ClassAxes:
         return lax.pmax(found.astype(jnp.int32), self.axis_name) > 0
 
     def squeeze(self, x: jax.Array) -> jax.Array:
-        """One number for each example, without the axes of size 1.
-
-        With a last axis of size 1 XLA's code for a CPU takes one number at a time. With logarithms
-        and exponentials of the examples in that shape cross entropy of 10 classes takes 1.27 of its
-        time, and the poly loss of 3 classes 2.3.
-        """
+        """One number for each example, without the axes of size 1, as a CPU wants it: see `xla`."""
         return jnp.squeeze(x, self.axes)
 
     def expand(self, x: jax.Array) -> jax.Array:
